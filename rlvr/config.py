@@ -1,0 +1,306 @@
+"""Recipes: one short TOML file, `key=value` overrides, every key checked at the door.
+
+A recipe is `RunConfig` (reinforcement learning) or `SftConfig` (supervised warm start); `kind` says which.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from rlvr.errors import ConfigError
+
+Precision = Literal["auto", "fp32", "bf16"]
+Positive = Annotated[int, Field(gt=0)]
+NonNegative = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class VerifierConfig(_Section):
+    """One verifier of a weighted sum. The first of a list is the one that evaluation counts."""
+
+    name: str  # plugin name or reference
+    weight: float = 1.0
+    args: dict[str, Any] = {}
+
+
+class RolloutConfig(_Section):
+    """How rollouts are drawn."""
+
+    group_size: Positive = 16  # rollouts of one problem
+    problems_per_step: Positive = 16
+    max_tokens: Positive | None = None  # new tokens of a rollout; None: the task's suggestion
+    temperature: Annotated[float, Field(ge=0.0)] = 1.0
+    top_p: Annotated[float, Field(gt=0.0, le=1.0)] = 1.0
+    top_k: NonNegative = 0
+    min_p: Share = 0.0
+    stop: tuple[str, ...] | None = None  # None: the task's suggestion
+    max_refills: NonNegative = 3  # more rounds of prompts when the algorithm drops groups without signal
+
+
+class EngineConfig(_Section):
+    """Which engine generates, and how much it may hold at once."""
+
+    name: str = "native"
+    max_rows: Positive = 256  # sequences decoded together
+
+
+class ModelConfig(_Section):
+    """How the model is loaded and kept."""
+
+    precision: Precision = "auto"  # bf16 keeps fp32 master weights; auto: bf16 where the GPU has it
+    device: str = "auto"
+    gradient_checkpointing: bool = False
+    attention: str = "sdpa"  # transformers' attn_implementation
+    lora_rank: NonNegative = 0  # 0: full fine-tuning
+    lora_alpha: Annotated[float, Field(gt=0.0)] = 32.0
+    lora_targets: str = "all-linear"
+
+
+class AlgorithmConfig(BaseModel):
+    """An algorithm preset and its keyword arguments, as `rlvr explain NAME` lists them."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = "grpo"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class OptimConfig(_Section):
+    """AdamW and the shape of one update."""
+
+    lr: Annotated[float, Field(gt=0.0)] | Literal["auto"] = "auto"  # auto: 1e-6 * sqrt(1.5e9 / parameters)
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    warmup_steps: NonNegative = 0
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0.0)] = 1e-8
+    grad_clip: Annotated[float, Field(ge=0.0)] = 1.0  # 0: off
+    epochs: Positive = 1  # passes over one step's rollouts
+    minibatches: Positive = 1  # optimizer steps in one pass
+    tokens_per_microbatch: Positive = 8192  # real tokens in one forward and backward
+    reference_every: NonNegative = 0  # steps between refreshes of the KL reference; 0: frozen
+
+
+class EvalConfig(_Section):
+    """Held-out measurement before and after training, and in between where `every` is set."""
+
+    problems: NonNegative = 200  # 0: no evaluation
+    n: Positive = 8  # samples of one problem
+    k: tuple[Positive, ...] = (1, 4, 8)
+    every: NonNegative = 0  # steps; 0: only before and after
+    split: str = "test"
+    temperature: Annotated[float, Field(ge=0.0)] = 1.0
+    greedy: bool = True  # one greedy answer a problem beside the samples
+    extra: dict[str, dict[str, Any]] = {}  # name -> task arguments of a further set, e.g. harder problems
+
+    @model_validator(mode="after")
+    def _k_fits_n(self) -> EvalConfig:
+        if max(self.k) > self.n:
+            raise ValueError(f"eval.k = {list(self.k)}, but eval.n = {self.n}: pass@k needs n >= k")
+        return self
+
+
+class DataConfig(_Section):
+    """Which problems are trained on."""
+
+    pass_rates: str | None = None  # a file written by `rlvr filter`
+    keep: tuple[Share, Share] = (0.2, 0.8)  # window of pass rates, when `pass_rates` is set
+    problems: Positive | None = None  # the first so many problems of the split; endless tasks: a finite set
+    split: str = "train"
+
+
+class CheckpointConfig(_Section):
+    every: NonNegative = 50  # steps; the last step is always saved
+    keep: Positive = 2  # whole checkpoints kept on disk
+
+
+class _Recipe(_Section):
+    model: str  # folder or hub name; "new:tiny" builds a small random model for the task
+    task: str
+    task_args: dict[str, Any] = {}
+    template: str = "auto"  # auto | chat | plain | path of a Jinja file
+    out: str | None = None  # run folder; None: runs/<task>-<kind>-<seed>
+    seed: int = 0
+    load: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    wandb: str | None = None  # project name; needs the extra `wandb`
+    threads: NonNegative = 0  # CPU threads; 0: all cores
+
+
+class RunConfig(_Recipe):
+    """A reinforcement-learning run."""
+
+    kind: Literal["rl"] = "rl"
+    steps: Positive = 200
+    env: str = "single_turn"
+    verifiers: tuple[VerifierConfig, ...] | None = None  # None: the task's
+    max_unscored: Share = 0.02  # share of rollouts without a verdict at which the run stops
+    rollout: RolloutConfig = RolloutConfig()
+    engine: EngineConfig = EngineConfig()
+    algorithm: AlgorithmConfig = AlgorithmConfig()
+    data: DataConfig = DataConfig()
+    eval: EvalConfig = EvalConfig()
+
+
+class SftConfig(_Recipe):
+    """A supervised warm start on the task's own demonstrations or on a file of prompt/response pairs."""
+
+    kind: Literal["sft"] = "sft"
+    steps: Positive = 1000
+    data: str | None = None  # JSONL or Parquet with `prompt` and `response`; None: the task's demonstrations
+    sequences_per_step: Positive = 64
+    max_tokens: Positive | None = None  # longer examples are left out and counted
+
+
+Recipe = RunConfig | SftConfig
+
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe and apply `key=value` overrides (dotted keys, TOML values; bare words are strings).
+
+    Raises:
+        ConfigError: unreadable file, unknown key (with the closest known one) or value out of range.
+    """
+    if isinstance(source, Mapping):
+        data: dict[str, Any] = _copy(source)
+        origin = "recipe"
+    else:
+        origin = str(source)
+        try:
+            data = tomllib.loads(Path(source).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError(f"recipe {origin} cannot be read: {error.strerror or error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"recipe {origin} is not valid TOML: {error}") from error
+    for override in overrides:
+        _apply(data, override)
+    kind = data.get("kind", "rl")
+    schemas: dict[Any, type[RunConfig] | type[SftConfig]] = {"rl": RunConfig, "sft": SftConfig}
+    if kind not in schemas:
+        raise ConfigError(f"{origin}: kind = {kind!r}, but a recipe is of kind 'rl' or 'sft'")
+    try:
+        return schemas[kind].model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{origin}: {_explain(error, schemas[kind])}") from error
+
+
+def leaves(schema: type[BaseModel], prefix: str = "") -> list[str]:
+    """Dotted names of all settings of a recipe."""
+    found: list[str] = []
+    for name, info in schema.model_fields.items():
+        nested = [t for t in _types_in(info.annotation) if issubclass(t, BaseModel)]
+        found += [leaf for t in nested for leaf in leaves(t, f"{prefix}{name}.")] if nested else [prefix + name]
+    return found
+
+
+def to_toml(value: Mapping[str, Any]) -> str:
+    """Write a resolved config; None values are left out, for TOML has none."""
+    scalars = {k: v for k, v in value.items() if v is not None and not _is_table(v)}
+    lines = [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in scalars.items()]
+    for key, table in value.items():
+        if isinstance(table, Mapping) and table:
+            lines += ["", *_toml_table(_toml_key(key), table)]
+        elif _is_table(table):
+            for row in table:
+                lines += ["", f"[[{_toml_key(key)}]]"]
+                lines += [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in row.items() if v is not None]
+    return "\n".join(lines).strip() + "\n"
+
+
+def _toml_table(name: str, table: Mapping[str, Any]) -> list[str]:
+    lines = [f"[{name}]"]
+    lines += [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in table.items() if v is not None and not isinstance(v, Mapping)]
+    for key, nested in table.items():
+        if isinstance(nested, Mapping) and nested:
+            lines += ["", *_toml_table(f"{name}.{_toml_key(key)}", nested)]
+    return lines
+
+
+def _is_table(value: Any) -> bool:
+    is_rows = isinstance(value, (list, tuple)) and bool(value) and all(isinstance(row, Mapping) for row in value)
+    return isinstance(value, Mapping) or is_rows
+
+
+def _toml_key(key: str) -> str:
+    return key if key.replace("_", "").replace("-", "").isalnum() and key.isascii() else _toml_value(key)
+
+
+def _toml_value(value: Any) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case int() | float():
+            return repr(value)
+        case str():
+            escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+            return '"' + "".join(escapes.get(c, c if ord(c) >= 32 else f"\\u{ord(c):04x}") for c in value) + '"'
+        case list() | tuple():
+            return "[" + ", ".join(_toml_value(item) for item in value) + "]"
+        case Mapping():
+            return "{" + ", ".join(f"{_toml_key(k)} = {_toml_value(v)}" for k, v in value.items() if v is not None) + "}"
+    raise ConfigError(f"{value!r} of type {type(value).__name__} cannot be written as TOML")
+
+
+def _copy(source: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in source.items()}
+
+
+def _apply(data: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"override {override!r} is not of the form key=value, e.g. optim.lr=1e-5")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # bare words: model=Qwen/Qwen3-0.6B
+    *parents, leaf = key.strip().split(".")
+    for parent in parents:
+        nested = data.setdefault(parent, {})
+        if not isinstance(nested, dict):
+            raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
+        data = nested
+    # A new algorithm must not inherit the arguments of the one it replaces.
+    if leaf == "algorithm" and isinstance(value, str):
+        value = {"name": value}
+    if (parents[-1:], leaf) == (["algorithm"], "name") and data.get("name") != value:
+        data.clear()
+    data[leaf] = value
+
+
+def _explain(error: ValidationError, schema: type[BaseModel]) -> str:
+    lines = []
+    for problem in error.errors():
+        path = ".".join(str(part) for part in problem["loc"] if part not in ("rl", "sft"))
+        if problem["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(path, leaves(schema), n=1, cutoff=0.5)
+            lines.append(f"unknown key {path!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+        elif problem["type"] == "missing":
+            lines.append(f"{path} is missing")
+        elif problem["type"] == "value_error":
+            lines.append(str(problem["msg"]).removeprefix("Value error, "))
+        else:
+            lines.append(f"{path} = {problem['input']!r}: {problem['msg']}")
+    return "; ".join(lines)
+
+
+def _types_in(annotation: Any) -> list[type]:
+    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
+        return [annotation]
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
+        return [t for part in typing.get_args(annotation) for t in _types_in(part)]
+    return []
