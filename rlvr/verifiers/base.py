@@ -17,7 +17,7 @@ class VerifierFunction(Protocol):
     def __call__(self, problem: Problem, rollout: Rollout, /, **settings: Any) -> Verdict: ...
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class Verifier:
     """A named verifier; call it like the function that it wraps.
 
@@ -32,7 +32,7 @@ class Verifier:
     version: str = "1"
 
     def __post_init__(self) -> None:
-        functools.update_wrapper(self, self.function)  # type: ignore[arg-type]  # a frozen dataclass has a __dict__
+        functools.update_wrapper(self, self.function)
 
     def __call__(self, problem: Problem, rollout: Rollout, **settings: Any) -> Verdict:
         return self.function(problem, rollout, **settings)
