@@ -1,0 +1,54 @@
+# Thin: every target does its own set-up, and everything else lives in the package.
+PYTHON ?= python3
+SEED ?= 0
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+# OpenMP threads that spin while they wait make a busy machine up to 50 times slower.
+export OMP_WAIT_POLICY := PASSIVE
+
+.PHONY: help env quickstart test check bench docs clean
+
+help:
+	@echo "make quickstart   train a tiny model with verifiable rewards, measured before and after (5 minutes, no GPU)"
+	@echo "make test         the tests"
+	@echo "make check        lint, format, types, import contracts"
+	@echo "make bench        every benchmark against its peer"
+	@echo "make docs         regenerate the reference pages that come from the code"
+	@echo "make env          .venv with everything that tests and benchmarks need"
+	@echo "make clean        remove caches and build outputs (.venv and runs/ stay)"
+
+env: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version.split()[0]; sys.exit(sys.version_info < (3, 11) and f"rlvr needs Python 3.11 or newer, but $(PYTHON) is {v}; run: make PYTHON=python3.12 $(MAKECMDGOALS)")'
+	@echo "== creating .venv ($$($(PYTHON) --version))"
+	@$(PYTHON) -m venv .venv
+	@echo "== installing rlvr[dev] into .venv"
+	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: env
+	@rm -rf runs/quickstart
+	$(BIN)/rlvr train tasks/chains/base.toml out=runs/quickstart/base seed=$(SEED)
+	$(BIN)/rlvr train tasks/chains/quickstart.toml model=runs/quickstart/base out=runs/quickstart/run seed=$(SEED)
+
+# One thread in each of two workers: small tensors gain nothing from more.
+test: env
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+check: env
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: env
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+docs: env
+	$(BIN)/python docs/generate.py
+
+clean:
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find rlvr tests benchmarks tasks docs -name __pycache__ -type d -prune -exec rm -rf {} +
