@@ -1,0 +1,96 @@
+"""`rlvr VERB ...`: finds the verb's module, runs it, and turns what went wrong into a line and an exit code.
+
+Exit codes: 0 ok, 1 the answer is no, 2 usage, 3 infrastructure, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import rlvr
+from rlvr.errors import ConfigError, PluginError, RlvrError, TaskError, boundary
+
+# Each verb is a module of this package, imported only when it runs: `rlvr --help` costs milliseconds.
+VERBS = {
+    "train": "train a model: reinforcement learning or a supervised warm start, by a recipe",
+    "eval": "measure a model on a task: pass@k with confidence intervals",
+    "filter": "keep the problems that a model solves sometimes, by sampling it offline",
+    "verify": "grade responses from a JSONL file with a verifier",
+    "tasks": "list, show and validate tasks",
+    "view": "read the rollouts of a run",
+    "report": "write the report of a run",
+    "explain": "print an algorithm as a formula with every constant, or compute it on a toy batch",
+    "plugins": "list verifiers, environments, engines and algorithms, and where they come from",
+    "doctor": "check this machine: versions, device, threads, disk, extras",
+}
+
+USAGE_ERRORS = (ConfigError, PluginError, TaskError)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code."""
+    # Threads that spin while they wait make a busy machine up to 50 times slower; torch reads this when it is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        with boundary(RlvrError, "unexpected error"):
+            return _run(arguments)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except RlvrError as error:
+        if type(error) is RlvrError and error.__cause__ is not None:
+            traceback.print_exception(error.__cause__)
+        print(f"error: {error}", file=sys.stderr)
+        return 2 if isinstance(error, USAGE_ERRORS) else 3
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = _dispatch(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader (`head`, a pager) has left. Python would complain again when it closes stdout at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    return code
+
+
+def _dispatch(arguments: list[str]) -> int:
+    if not arguments:
+        print(_usage(), file=sys.stderr)
+        return 2
+    verb, *rest = arguments
+    if verb in ("-h", "--help", "help"):
+        print(_usage())
+        return 0
+    if verb in ("-V", "--version"):
+        print(f"rlvr {rlvr.__version__}")
+        return 0
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
+        raise ConfigError(f"unknown verb {verb!r}; {hint}")
+    module = importlib.import_module(f"rlvr.cli.{verb}")
+    parser = argparse.ArgumentParser(prog=f"rlvr {verb}", description=module.HELP)
+    module.add_arguments(parser)
+    code: int = module.run(_parse(parser, rest))
+    return code
+
+
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    try:
+        return parser.parse_intermixed_args(arguments)  # options may stand between key=value overrides
+    except TypeError:  # argparse cannot intermix where a verb has subcommands
+        return parser.parse_args(arguments)
+
+
+def _usage() -> str:
+    lines = ["usage: rlvr VERB [options]        rlvr VERB --help        rlvr --version", "", rlvr.__doc__ or "", ""]
+    return "\n".join(lines + [f"  {verb:<9} {what}" for verb, what in VERBS.items()])
