@@ -106,9 +106,8 @@ class Renderer:
 
 def _plain(messages: Sequence[Message]) -> str:
     text = ""
-    for message in messages:
-        # The model's own answers stand where it wrote them; everybody else's text ends its line.
-        text += message.content if message.role == "assistant" else f"{message.content}\n"
-        following_is_break = message is not messages[-1]
-        text += "\n" if following_is_break else ""
+    for previous, message in zip([None, *messages], messages, strict=False):
+        # The answer follows the line break of its prompt directly; other neighbours are kept apart by an empty line.
+        is_apart = previous is not None and "assistant" not in (previous.role, message.role)
+        text += ("\n" if is_apart else "") + message.content + "\n"
     return text

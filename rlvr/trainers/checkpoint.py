@@ -1,0 +1,95 @@
+"""Checkpoints: Hugging Face folders with the trainer's state inside, written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlvr.errors import CheckpointError, boundary
+
+_STATE = "trainer.pt"
+
+
+def save_checkpoint(folder: Path, step: int, model: Any, tokenizer: Any, state: Mapping[str, Any], *, keep: int) -> Path:
+    """Write `folder/step-NNNNNN`, which `AutoModelForCausalLM.from_pretrained` loads; older ones beyond `keep` go.
+
+    Raises:
+        CheckpointError: it could not be written (a full disk, most often); earlier checkpoints are untouched.
+    """
+    target = folder / f"step-{step:06d}"
+    draft = folder / f".step-{step:06d}.{os.getpid()}.tmp"
+    try:
+        with boundary(CheckpointError, f"checkpoint {target} could not be written, earlier ones are untouched"):
+            draft.mkdir(parents=True, exist_ok=True)
+            model.save_pretrained(draft)
+            tokenizer.save_pretrained(draft)
+            torch.save(dict(state), draft / _STATE)
+            _sync(draft)
+            if target.exists():  # the same step saved again, after a resume
+                shutil.rmtree(target)
+            draft.replace(target)
+            _sync_entry(folder)
+    except CheckpointError as error:
+        if "No space left" in str(error):
+            raise CheckpointError(f"{error}. The disk is full: free some space, then continue with --resume") from error
+        raise
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    for old in checkpoints(folder)[:-keep]:
+        shutil.rmtree(old)
+    return target
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / _STATE).is_file())
+
+
+def load_state(checkpoint: Path) -> dict[str, Any]:
+    """The trainer's state of a checkpoint.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+    """
+    with boundary(CheckpointError, f"the trainer's state in {checkpoint} cannot be read"):
+        state: dict[str, Any] = torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
+        return state
+
+
+def check_space(folder: Path, parameters: int, keep: int) -> None:
+    """Refuse to start a run whose checkpoints will not fit.
+
+    A checkpoint holds the weights and two moments of AdamW in fp32; one more than `keep` exists while saving.
+
+    Raises:
+        CheckpointError: too little free disk.
+    """
+    need = (keep + 1) * parameters * 12
+    existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
+    free = shutil.disk_usage(existing).free
+    if need > free:
+        raise CheckpointError(
+            f"checkpoints in {folder} need about {need / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
+            "free some space, choose another out=, or lower checkpoint.keep"
+        )
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+    _sync_entry(folder)
+
+
+def _sync_entry(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
