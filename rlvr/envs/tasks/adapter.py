@@ -1,0 +1,63 @@
+"""What a task's `adapter.py` defines: a class `Adapter` that makes problems, by drawing them or by reading rows.
+
+The fields of an adapter are the task's arguments; their defaults stand in `task.toml` under `[args]`.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pydantic import BaseModel, ConfigDict
+
+from rlvr.types import JSON, Problem
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A problem before the task gave it an id, its system text and its suffix.
+
+    `content` is what makes two drawn problems the same one: it decides id and split, so equal problems need equal content.
+    `id` is set by row readers whose rows have one.
+    """
+
+    prompt: str
+    answer: JSON
+    content: str = ""
+    id: str | None = None
+    metadata: Mapping[str, JSON] = field(default_factory=dict)
+
+
+class TaskAdapter(BaseModel, ABC):
+    """What both kinds of adapter may define."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def demonstrate(self, problem: Problem, rng: random.Random) -> str | None:
+        """A response to learn from in a supervised warm start; None where the task has no expert."""
+        return None
+
+    def gold_response(self, problem: Problem) -> str | None:
+        """A response that must pass the task's verifiers; None: the gold answer in the form that the first verifier reads."""
+        return None
+
+
+class Generator(TaskAdapter):
+    """Draws problems without end."""
+
+    @abstractmethod
+    def draw(self, rng: random.Random) -> Draft | None:
+        """One problem that depends on `rng` and the arguments alone; None rejects the draw."""
+
+
+class RowReader(TaskAdapter):
+    """Reads the rows of a data set."""
+
+    @abstractmethod
+    def read(self, row: Mapping[str, JSON]) -> Draft:
+        """The problem in one row.
+
+        Any exception becomes a `TaskError` that names task, split and row; an empty answer is refused by the task.
+        """
