@@ -197,6 +197,16 @@ class Rollout:
         return next(iter(self.verdicts.values()), None)
 
     @property
+    def is_scored(self) -> bool:
+        """Whether the first verdict carries a score. False is our fault, never the model's: count it apart."""
+        return self.error is None and self.verdict is not None and self.verdict.score is not None
+
+    @property
+    def is_correct(self) -> bool:
+        """Scored and fully right; a partial answer is not."""
+        return self.is_scored and self.verdict is not None and self.verdict.outcome is Outcome.CORRECT
+
+    @property
     def completion_tokens(self) -> int:
         """Tokens that the policy sampled, over all turns."""
         return sum(len(turn.completion.token_ids) for turn in self.turns)
