@@ -1,0 +1,449 @@
+"""Algorithms are data: an `Algorithm` is a choice of parts, and a preset is a function whose keyword arguments are its config.
+
+    grpo     Normalize    · Clipped(0.2, 0.2)            · SequenceMean
+    dr_grpo  Center       · Clipped(0.2, 0.2)            · TokenSumOver(max_tokens)
+    dapo     Normalize    · Clipped(0.2, 0.28)           · TokenMean     · MixedOutcomes · OverlongPenalty
+    rloo     LeaveOneOut  · Reinforce                    · SequenceSum
+    gspo     Normalize    · SequenceClipped(3e-4, 4e-4)  · SequenceMean
+    cispo    Normalize    · StopGradRatio(5.0)           · TokenMean
+    reinforce     BatchMean        · Reinforce           · SequenceSum
+    reinforce_pp  WhitenedReturns  · Clipped(0.2, 0.2)   · TokenMean
+
+No preset uses a KL term or an entropy bonus unless asked: with `kl_coef=0` no reference model is loaded.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import math
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
+
+from pydantic import TypeAdapter, ValidationError
+
+from rlvr.errors import ConfigError, PluginError, boundary
+from rlvr.registry import resolve
+from rlvr.trainers.advantages import (
+    Advantage,
+    BatchMean,
+    Center,
+    LeaveOneOut,
+    Normalize,
+    NormalizeOverBatch,
+    PerRollout,
+    Score,
+    Unchanged,
+    WhitenedReturns,
+)
+from rlvr.trainers.aggregation import Aggregate, SequenceMean, SequenceSum, TokenMean, TokenSumOver
+from rlvr.trainers.correction import Correction, TruncatedImportance
+from rlvr.trainers.kl import ESTIMATORS, K3, KlEstimator
+from rlvr.trainers.objectives import Clipped, Objective, Reinforce, SequenceClipped, StopGradRatio
+from rlvr.trainers.shaping import Identity, KeepAll, KeepGroup, MixedOutcomes, OverlongPenalty, Shape
+
+Normalization = Literal["group", "batch", "none"]
+Aggregation = Literal["sequence_mean", "token_mean", "sequence_sum", "token_sum_over"]
+Kl = Literal["k1", "k2", "k3"]
+P = TypeVar("P")
+
+
+@runtime_checkable
+class BoundToLength(Protocol):
+    """A part with a constant that defaults to the longest response of the run."""
+
+    def bind(self, *, max_tokens: int) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Algorithm:
+    """Everything that decides a step's gradient, given its rollouts. Any part may be a function of your own."""
+
+    name: str
+    advantage: Advantage
+    objective: Objective
+    aggregate: Aggregate
+    kl: KlEstimator = K3
+    kl_coef: float = 0.0
+    kl_in_reward: bool = False  # False: kl_coef * KL is added to each token's loss; True: it is taken from the reward
+    entropy_coef: float = 0.0  # taken from each token's loss, times its entropy; aggregated like the loss
+    correction: Correction | None = None
+    keep_group: KeepGroup = field(default_factory=KeepAll)
+    shape: Shape = field(default_factory=Identity)
+    critic: bool = False  # the advantage reads `Step.values`
+
+    def __post_init__(self) -> None:
+        for key in ("kl_coef", "entropy_coef"):
+            value = getattr(self, key)
+            if not (math.isfinite(value) and value >= 0):
+                raise ConfigError(f"algorithm.{key} = {value}; give 0 (off) or a positive number")
+
+    @property
+    def needs_reference(self) -> bool:
+        """A reference model's logprobs are part of the loss or of the reward."""
+        return self.kl_coef > 0
+
+    @property
+    def needs_policy_logprobs(self) -> bool:
+        """Advantages depend on the policy's own logprobs before the update (KL in the reward)."""
+        return self.needs_reference and self.kl_in_reward
+
+    @property
+    def needs_whole_rollouts(self) -> bool:
+        """All rows of a rollout must be in one micro-batch, because the objective looks at their common ratio."""
+        return bool(getattr(self.objective, "needs_whole_rollouts", False))
+
+    @property
+    def min_group_size(self) -> int:
+        return max(getattr(part, "min_group_size", 1) for part in (self.advantage, self.keep_group))
+
+    def check_group_size(self, group_size: int) -> None:
+        """Raises:
+        ConfigError: the algorithm compares the rollouts of a group, and there are too few.
+        """
+        if group_size < self.min_group_size:
+            raise ConfigError(
+                f"rollout.group_size = {group_size}, but {self.name!r} compares rollouts in a group; "
+                f"set it to {self.min_group_size} or more."
+            )
+
+    def bind(self, *, max_tokens: int) -> Algorithm:
+        """Give `max_tokens` (the run's longest response) to the parts that were built without one."""
+        return replace(
+            self, aggregate=_bind(self.aggregate, max_tokens=max_tokens), shape=_bind(self.shape, max_tokens=max_tokens)
+        )
+
+
+def _bind(part: P, *, max_tokens: int) -> P:
+    return typing.cast(P, part.bind(max_tokens=max_tokens)) if isinstance(part, BoundToLength) else part
+
+
+def grpo(
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    dual_clip: float | None = None,
+    normalize: Normalization = "group",
+    std_eps: float = 1e-4,
+    std_ddof: int = 1,
+    aggregate: Aggregation = "sequence_mean",
+    max_tokens: int | None = None,
+    kl_coef: float = 0.0,
+    kl: Kl = "k3",
+    kl_in_reward: bool = False,
+    entropy_coef: float = 0.0,
+    tis_cap: float | None = None,
+) -> Algorithm:
+    """Group-relative policy optimisation: rewards z-scored in their group, PPO clip, mean over each response.
+
+    The paper adds a KL term with kl_coef 0.04; reasoning runs since leave it out, and so does the default.
+    Source: arXiv:2402.03300, eq. 3 and section 4.1.2.
+    """
+    return Algorithm(
+        "grpo",
+        PerRollout(_score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
+        Clipped(clip_low, clip_high, dual_clip),
+        _aggregate(aggregate, max_tokens),
+        kl=ESTIMATORS[kl],
+        kl_coef=kl_coef,
+        kl_in_reward=kl_in_reward,
+        entropy_coef=entropy_coef,
+        correction=_correction(tis_cap),
+    )
+
+
+def dr_grpo(
+    *,
+    max_tokens: int | None = None,
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    normalize: Normalization = "none",
+    std_eps: float = 1e-4,
+    std_ddof: int = 1,
+    aggregate: Aggregation = "token_sum_over",
+    kl_coef: float = 0.0,
+    kl: Kl = "k3",
+    kl_in_reward: bool = False,
+    entropy_coef: float = 0.0,
+    tis_cap: float | None = None,
+) -> Algorithm:
+    """GRPO done right: no std in the advantage, and a constant (the run's max_tokens) instead of the response's length.
+
+    Source: arXiv:2503.20783, section 3.2 and listing 1.
+    """
+    return Algorithm(
+        "dr_grpo",
+        PerRollout(_score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
+        Clipped(clip_low, clip_high),
+        _aggregate(aggregate, max_tokens),
+        kl=ESTIMATORS[kl],
+        kl_coef=kl_coef,
+        kl_in_reward=kl_in_reward,
+        entropy_coef=entropy_coef,
+        correction=_correction(tis_cap),
+    )
+
+
+def dapo(
+    *,
+    clip_low: float = 0.2,
+    clip_high: float = 0.28,
+    dual_clip: float | None = None,
+    dynamic_sampling: bool = True,
+    overlong: bool = True,
+    overlong_buffer: int | None = None,
+    max_tokens: int | None = None,
+    normalize: Normalization = "group",
+    std_eps: float = 1e-4,
+    std_ddof: int = 1,
+    aggregate: Aggregation = "token_mean",
+    kl_coef: float = 0.0,
+    kl: Kl = "k3",
+    kl_in_reward: bool = False,
+    entropy_coef: float = 0.0,
+    tis_cap: float | None = None,
+) -> Algorithm:
+    """GRPO with clip-higher, dynamic sampling, token-level loss and soft overlong punishment (last 20 % of max_tokens).
+
+    Source: arXiv:2503.14476, eq. 8 to 13; its code adds a dual clip of 10.
+    """
+    return Algorithm(
+        "dapo",
+        PerRollout(_score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
+        Clipped(clip_low, clip_high, dual_clip),
+        _aggregate(aggregate, max_tokens),
+        kl=ESTIMATORS[kl],
+        kl_coef=kl_coef,
+        kl_in_reward=kl_in_reward,
+        entropy_coef=entropy_coef,
+        correction=_correction(tis_cap),
+        keep_group=MixedOutcomes() if dynamic_sampling else KeepAll(),
+        shape=OverlongPenalty(max_tokens, overlong_buffer) if overlong else Identity(),
+    )
+
+
+def rloo(
+    *,
+    clip_low: float | None = None,
+    clip_high: float | None = None,
+    aggregate: Aggregation = "sequence_sum",
+    max_tokens: int | None = None,
+    kl_coef: float = 0.0,
+    kl: Kl = "k1",
+    kl_in_reward: bool = True,
+    entropy_coef: float = 0.0,
+    tis_cap: float | None = None,
+) -> Algorithm:
+    """REINFORCE with the mean of the other rollouts as baseline; with `clip_low` and `clip_high`, PPO's clip on top.
+
+    Source: arXiv:2402.14740, section 3.3.
+    """
+    return Algorithm(
+        "rloo",
+        PerRollout(LeaveOneOut()),
+        _plain_or_clipped(clip_low, clip_high),
+        _aggregate(aggregate, max_tokens),
+        kl=ESTIMATORS[kl],
+        kl_coef=kl_coef,
+        kl_in_reward=kl_in_reward,
+        entropy_coef=entropy_coef,
+        correction=_correction(tis_cap),
+    )
+
+
+def reinforce(
+    *,
+    baseline: Literal["batch", "none"] = "batch",
+    aggregate: Aggregation = "sequence_sum",
+    max_tokens: int | None = None,
+    kl_coef: float = 0.0,
+    kl: Kl = "k1",
+    kl_in_reward: bool = True,
+    entropy_coef: float = 0.0,
+    tis_cap: float | None = None,
+) -> Algorithm:
+    """The plain policy gradient, with the step's mean reward as baseline. Source: Williams 1992."""
+    return Algorithm(
+        "reinforce",
+        PerRollout(BatchMean() if baseline == "batch" else Unchanged()),
+        Reinforce(),
+        _aggregate(aggregate, max_tokens),
+        kl=ESTIMATORS[kl],
+        kl_coef=kl_coef,
+        kl_in_reward=kl_in_reward,
+        entropy_coef=entropy_coef,
+        correction=_correction(tis_cap),
+    )
+
+
+def reinforce_pp(
+    *,
+    baseline: Literal["none", "group"] = "none",
+    clip_low: float = 0.2,
+    clip_high: float = 0.2,
+    std_eps: float = 1e-8,
+    aggregate: Aggregation = "token_mean",
+    max_tokens: int | None = None,
+    kl_coef: float = 0.0,
+    kl: Kl = "k1",
+    kl_in_reward: bool = True,
+    entropy_coef: float = 0.0,
+    tis_cap: float | None = None,
+) -> Algorithm:
+    """REINFORCE++: token-level KL in the reward, returns whitened over the whole step, PPO clip.
+
+    `baseline="group"` is the paper's variant for reasoning; it takes its KL in the loss (`kl="k2", kl_in_reward=false`).
+    Source: arXiv:2501.03262, sections 3.2 and 3.3.
+    """
+    return Algorithm(
+        "reinforce_pp",
+        WhitenedReturns(Center() if baseline == "group" else Unchanged(), std_eps),
+        Clipped(clip_low, clip_high),
+        _aggregate(aggregate, max_tokens),
+        kl=ESTIMATORS[kl],
+        kl_coef=kl_coef,
+        kl_in_reward=kl_in_reward,
+        entropy_coef=entropy_coef,
+        correction=_correction(tis_cap),
+    )
+
+
+def gspo(
+    *,
+    clip_low: float = 3e-4,
+    clip_high: float = 4e-4,
+    normalize: Normalization = "group",
+    std_eps: float = 1e-4,
+    std_ddof: int = 1,
+    aggregate: Aggregation = "sequence_mean",
+    max_tokens: int | None = None,
+    kl_coef: float = 0.0,
+    kl: Kl = "k3",
+    kl_in_reward: bool = False,
+    entropy_coef: float = 0.0,
+    tis_cap: float | None = None,
+) -> Algorithm:
+    """Group sequence policy optimisation: ratio and clip of the whole response, so the clip range is far narrower.
+
+    Source: arXiv:2507.18071, eq. 5 to 7; clip values from section 5.1.
+    """
+    return Algorithm(
+        "gspo",
+        PerRollout(_score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
+        SequenceClipped(clip_low, clip_high),
+        _aggregate(aggregate, max_tokens),
+        kl=ESTIMATORS[kl],
+        kl_coef=kl_coef,
+        kl_in_reward=kl_in_reward,
+        entropy_coef=entropy_coef,
+        correction=_correction(tis_cap),
+    )
+
+
+def cispo(
+    *,
+    ratio_max: float = 5.0,
+    ratio_min: float = 0.0,
+    normalize: Normalization = "group",
+    std_eps: float = 1e-4,
+    std_ddof: int = 1,
+    aggregate: Aggregation = "token_mean",
+    max_tokens: int | None = None,
+    kl_coef: float = 0.0,
+    kl: Kl = "k3",
+    kl_in_reward: bool = False,
+    entropy_coef: float = 0.0,
+    tis_cap: float | None = None,
+) -> Algorithm:
+    """Clipped importance-sampling policy optimisation: the ratio is cut, never the gradient. The cap is an absolute ratio.
+
+    Source: arXiv:2506.13585, eq. 4 and 5; it gives no cap, 5.0 is from ScaleRL, arXiv:2510.13786.
+    """
+    return Algorithm(
+        "cispo",
+        PerRollout(_score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
+        StopGradRatio(ratio_max, ratio_min),
+        _aggregate(aggregate, max_tokens),
+        kl=ESTIMATORS[kl],
+        kl_coef=kl_coef,
+        kl_in_reward=kl_in_reward,
+        entropy_coef=entropy_coef,
+        correction=_correction(tis_cap),
+    )
+
+
+def build(reference: str, arguments: Mapping[str, Any] | None = None) -> Algorithm:
+    """An algorithm from a preset's name (or a plugin reference) and its keyword arguments.
+
+    Raises:
+        PluginError: no such preset, or it does not return an `Algorithm`.
+        ConfigError: an argument is unknown (with the closest known one) or has a wrong value.
+    """
+    preset = resolve("algorithms", reference).target
+    algorithm = preset(**_checked_arguments(reference, preset, arguments or {}))
+    if not isinstance(algorithm, Algorithm):
+        raise PluginError(f"algorithms plugin {reference!r} returned {type(algorithm).__name__}, not an Algorithm")
+    return algorithm
+
+
+def settings_of(preset: Callable[..., Algorithm]) -> dict[str, Any]:
+    """The keyword arguments of a preset with their defaults."""
+    return {name: parameter.default for name, parameter in inspect.signature(preset).parameters.items()}
+
+
+def _checked_arguments(reference: str, preset: Callable[..., Algorithm], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    known = settings_of(preset)
+    with boundary(PluginError, f"the type hints of algorithm {reference!r} cannot be read"):
+        hints = typing.get_type_hints(preset)
+    return {key: _checked(reference, key, value, known=list(known), hint=hints.get(key, Any)) for key, value in arguments.items()}
+
+
+def _checked(reference: str, key: str, value: Any, *, known: list[str], hint: Any) -> Any:
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        guess = f"did you mean {close[0]!r}? " if close else ""
+        raise ConfigError(f"algorithm {reference!r} has no argument {key!r}; {guess}Allowed: {', '.join(known)}")
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        wanted = " or ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
+        raise ConfigError(f"algorithm.{key} = {value!r}: {wanted}") from error
+
+
+def _score(normalize: Normalization, *, std_eps: float, std_ddof: int) -> Score:
+    scores: dict[str, Score] = {
+        "group": Normalize(std_eps, std_ddof),
+        "batch": NormalizeOverBatch(std_eps, std_ddof),
+        "none": Center(),
+    }
+    return _chosen("normalize", normalize, scores)
+
+
+def _aggregate(aggregate: Aggregation, max_tokens: int | None) -> Aggregate:
+    choices: dict[str, Aggregate] = {
+        "sequence_mean": SequenceMean(),
+        "token_mean": TokenMean(),
+        "sequence_sum": SequenceSum(),
+        "token_sum_over": TokenSumOver(max_tokens),
+    }
+    return _chosen("aggregate", aggregate, choices)
+
+
+def _chosen(key: str, value: str, choices: Mapping[str, P]) -> P:
+    if value not in choices:
+        raise ConfigError(f"algorithm.{key} = {value!r}; allowed: {', '.join(choices)}")
+    return choices[value]
+
+
+def _correction(tis_cap: float | None) -> Correction | None:
+    return None if tis_cap is None else TruncatedImportance(tis_cap)
+
+
+def _plain_or_clipped(clip_low: float | None, clip_high: float | None) -> Objective:
+    if clip_low is None and clip_high is None:
+        return Reinforce()
+    if clip_low is None or clip_high is None:
+        raise ConfigError(f"algorithm.clip_low = {clip_low}, clip_high = {clip_high}; set both, or neither for no clip")
+    return Clipped(clip_low, clip_high)
