@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict
 
-from rlvr.types import JSON, Problem
+from rlvr.envs.tasks.spec import PromptSpec
+from rlvr.types import JSON, Message, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,10 +21,11 @@ class Draft:
     """A problem before the task gave it an id, its system text and its suffix.
 
     `content` is what makes two drawn problems the same one: it decides id and split, so equal problems need equal content.
-    `id` is set by row readers whose rows have one.
+    `id` is set by row readers whose rows have one. A prompt of messages is kept as it is: system text and suffix
+    belong to plain text.
     """
 
-    prompt: str
+    prompt: str | tuple[Message, ...]
     answer: JSON
     content: str = ""
     id: str | None = None
@@ -56,8 +58,22 @@ class RowReader(TaskAdapter):
     """Reads the rows of a data set."""
 
     @abstractmethod
-    def read(self, row: Mapping[str, JSON]) -> Draft:
-        """The problem in one row.
+    def read(self, row: Mapping[str, JSON]) -> Draft | None:
+        """The problem in one row; None leaves the row out, and the task says how many were.
 
         Any exception becomes a `TaskError` that names task, split and row; an empty answer is refused by the task.
         """
+
+
+def messages(prompt: str | tuple[Message, ...], around: PromptSpec) -> tuple[Message, ...]:
+    """The opening messages: the system text, if any, and the problem with its suffix."""
+    if isinstance(prompt, tuple):
+        return prompt
+    text = f"{prompt}\n\n{around.suffix}" if around.suffix else prompt
+    user = Message("user", text)
+    return (Message("system", around.system), user) if around.system else (user,)
+
+
+def first_of(row: Mapping[str, JSON], *fields: str) -> JSON:
+    """The value of the first of these fields that the row has and that is not empty; None if there is none."""
+    return next((row[name] for name in fields if row.get(name) not in (None, "")), None)

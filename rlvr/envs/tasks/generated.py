@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from rlvr.envs.tasks.adapter import Draft, Generator
+from rlvr.envs.tasks.adapter import Draft, Generator, messages
 from rlvr.envs.tasks.spec import PromptSpec
 from rlvr.errors import TaskError
 from rlvr.seeding import rng, seed
-from rlvr.types import Message, Problem
+from rlvr.types import Problem
 
 SPLITS = ("train", "test")
 TEST_SHARE = 5  # one in so many problems is held out
@@ -73,10 +73,3 @@ class _Stream:
     def _finish(self, draft: Draft) -> Problem:
         problem_id = f"{self._name}/{self._split}/{seed('id', draft.content):016x}"
         return Problem(problem_id, messages(draft.prompt, self._prompt), draft.answer, draft.metadata)
-
-
-def messages(prompt: str, around: PromptSpec) -> tuple[Message, ...]:
-    """The opening messages: the system text, if any, and the problem with its suffix."""
-    text = f"{prompt}\n\n{around.suffix}" if around.suffix else prompt
-    user = Message("user", text)
-    return (Message("system", around.system), user) if around.system else (user,)

@@ -10,7 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlvr import registry
-from rlvr.envs.tasks.adapter import Generator, RowReader, TaskAdapter
+from rlvr.envs.tasks.adapter import Generator, RowReader
+from rlvr.envs.tasks.dataset import DatasetProblems
+from rlvr.envs.tasks.file_task import file_task
+from rlvr.envs.tasks.files import is_row_file
 from rlvr.envs.tasks.generated import SPLITS, GeneratedProblems
 from rlvr.envs.tasks.spec import TaskSpec, explain, read_spec
 from rlvr.envs.tasks.task import ProblemSource, Task
@@ -27,7 +30,7 @@ def task_names() -> list[str]:
 
 
 def load_task(name_or_path: str, args: Mapping[str, JSON] | None = None) -> Task:
-    """Load a task by its name, as a folder with `task.toml`, or as `file.py:name`; `args` override its arguments.
+    """Load a task by its name, as a folder with `task.toml`, as a JSONL or Parquet file, or as `file.py:name`; `args` override its arguments.
 
     Reads no data yet: a data set is looked for when its problems are asked for.
 
@@ -36,6 +39,8 @@ def load_task(name_or_path: str, args: Mapping[str, JSON] | None = None) -> Task
         PluginError: an adapter or a task plugin failed to import.
     """
     args = args or {}
+    if is_row_file(name_or_path):
+        return file_task(Path(name_or_path), args)
     built_in = _built_in_folders()
     is_plugin = name_or_path in registry.names("tasks")
     if name_or_path in built_in and is_plugin:
@@ -59,7 +64,7 @@ def _unknown(name: str) -> str:
     known = task_names()
     close = difflib.get_close_matches(name, known, n=3)
     hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"known: {', '.join(known)}"
-    return f"no task is named {name!r}; {hint} (or give a folder with task.toml)"
+    return f"no task is named {name!r}; {hint} (or give a folder with task.toml, or a .jsonl, .jsonl.gz or .parquet file)"
 
 
 def _from_plugin(reference: str, args: Mapping[str, JSON]) -> Task:
@@ -94,7 +99,7 @@ def _from_folder(folder: Path, args: Mapping[str, JSON]) -> Task:
     )
 
 
-def _adapter(folder: Path, args: Mapping[str, JSON]) -> TaskAdapter:
+def _adapter(folder: Path, args: Mapping[str, JSON]) -> Generator | RowReader:
     kind: Any = registry.resolve("tasks", f"{folder / 'adapter.py'}:Adapter").target
     if not (isinstance(kind, type) and issubclass(kind, Generator | RowReader)):
         raise TaskError(f"{folder / 'adapter.py'}: Adapter must be a Generator or a RowReader, but it is {kind!r}")
@@ -103,14 +108,17 @@ def _adapter(folder: Path, args: Mapping[str, JSON]) -> TaskAdapter:
         known = ", ".join(kind.model_fields) or "none"
         raise TaskError(f"task {folder.name} has no argument {', '.join(map(repr, unknown))}; its arguments are: {known}")
     try:
-        return kind.model_validate(dict(args))
+        adapter: Generator | RowReader = kind.model_validate(dict(args))
     except ValidationError as error:
         raise TaskError(f"task {folder.name}, arguments: {explain(error)}") from error
+    return adapter
 
 
-def _source(folder: Path, spec: TaskSpec, adapter: TaskAdapter) -> ProblemSource:
+def _source(folder: Path, spec: TaskSpec, adapter: Generator | RowReader) -> ProblemSource:
     if isinstance(adapter, Generator):
         if set(spec.sizes) != set(SPLITS) or spec.splits:
             raise TaskError(f"{folder / 'task.toml'}: a generated task needs sizes for {' and '.join(SPLITS)}, and no splits")
         return GeneratedProblems(folder.name, adapter, spec.prompt, spec.sizes)
-    raise TaskError(f"{folder / 'task.toml'}: a task with rows needs splits")
+    if spec.sizes or not spec.splits:
+        raise TaskError(f"{folder / 'task.toml'}: a task with rows needs splits, and no sizes")
+    return DatasetProblems(folder.name, adapter, spec.prompt, spec.splits, local=spec.local)

@@ -31,6 +31,11 @@ class HubSplit(_Section):
     hub: str  # repository, e.g. openai/gsm8k
     config: str | None = None
     split: str
+    label: str | None = None  # in the ids of rows without one of their own; None: the split
+
+    @property
+    def name(self) -> str:
+        return self.label or self.split
 
 
 class TinyModel(_Section):
