@@ -82,9 +82,7 @@ def paired_gain(before: Sequence[float], after: Sequence[float], *, seed: int = 
     return estimate(differences, seed=seed, confidence=confidence, bounds=(-1.0, 1.0))
 
 
-def _interval_of_equal_values(
-    value: float, n: int, confidence: float, bounds: tuple[float, float] | None
-) -> tuple[float, float]:
+def _interval_of_equal_values(value: float, n: int, confidence: float, bounds: tuple[float, float] | None) -> tuple[float, float]:
     if bounds is None:
         return value, value
     # Up to this share of all problems may differ from what n problems showed, and at worst lie at a bound.
@@ -104,7 +102,7 @@ def _resampled_means(sample: Floats, seed: int) -> Floats:
 
 def _bca(sample: Floats, means: Floats, confidence: float) -> tuple[float, float]:
     normal = NormalDist()
-    deviations = sample - sample.mean()
+    deviations = (sample - sample.mean()) / np.ptp(sample)  # scaled, so that cubes of tiny differences do not underflow
     below = float((means < sample.mean()).mean() + 0.5 * (means == sample.mean()).mean())
     # A bias of "all resamples on one side" is a limit of the resampling, not a fact: half a resample keeps it finite.
     bias = normal.inv_cdf(min(max(below, 0.5 / means.size), 1.0 - 0.5 / means.size))

@@ -27,7 +27,7 @@ def test_the_interval_depends_on_the_seed_alone() -> None:
     assert estimate(values, seed=3) != estimate(values, seed=4)
 
 
-@pytest.mark.parametrize("alpha, beta", [(0.3, 0.9), (2.0, 2.0)])
+@pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.9), (2.0, 2.0)])
 def test_the_interval_covers_the_truth_about_as_often_as_it_says(alpha: float, beta: float) -> None:
     generator = np.random.default_rng(seed("coverage", alpha))
     truth = alpha / (alpha + beta)
