@@ -21,10 +21,11 @@ Precision = Literal["auto", "fp32", "bf16"]
 Positive = Annotated[int, Field(gt=0)]
 NonNegative = Annotated[int, Field(ge=0)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Decay = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class VerifierConfig(_Section):
@@ -86,7 +87,7 @@ class OptimConfig(_Section):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegative = 0
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
     eps: Annotated[float, Field(gt=0.0)] = 1e-8
     grad_clip: Annotated[float, Field(ge=0.0)] = 1.0  # 0: off
     epochs: Positive = 1  # passes over one step's rollouts
@@ -109,6 +110,8 @@ class EvalConfig(_Section):
 
     @model_validator(mode="after")
     def _k_fits_n(self) -> EvalConfig:
+        if not self.k:
+            raise ValueError("eval.k = [], but pass@k needs one k or more; eval.problems = 0 turns evaluation off")
         if max(self.k) > self.n:
             raise ValueError(f"eval.k = {list(self.k)}, but eval.n = {self.n}: pass@k needs n >= k")
         return self
@@ -121,6 +124,12 @@ class DataConfig(_Section):
     keep: tuple[Share, Share] = (0.2, 0.8)  # window of pass rates, when `pass_rates` is set
     problems: Positive | None = None  # the first so many problems of the split; endless tasks: a finite set
     split: str = "train"
+
+    @model_validator(mode="after")
+    def _window_is_ordered(self) -> DataConfig:
+        if self.keep[0] > self.keep[1]:
+            raise ValueError(f"data.keep = {list(self.keep)}, but the lower pass rate comes first")
+        return self
 
 
 class CheckpointConfig(_Section):
@@ -168,6 +177,7 @@ class SftConfig(_Recipe):
 
 
 Recipe = RunConfig | SftConfig
+UNIONS = (typing.Union, types.UnionType)
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
@@ -185,13 +195,14 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
             data = tomllib.loads(Path(source).read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"recipe {origin} cannot be read: {error.strerror or error}") from error
-        except tomllib.TOMLDecodeError as error:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"recipe {origin} is not valid TOML: {error}") from error
-    for override in overrides:
+    # A new algorithm drops the arguments of the one it replaces, so it is chosen before its own arguments are set.
+    for override in sorted(overrides, key=lambda text: not text.startswith(("algorithm=", "algorithm.name="))):
         _apply(data, override)
     kind = data.get("kind", "rl")
     schemas: dict[Any, type[RunConfig] | type[SftConfig]] = {"rl": RunConfig, "sft": SftConfig}
-    if kind not in schemas:
+    if not isinstance(kind, str) or kind not in schemas:
         raise ConfigError(f"{origin}: kind = {kind!r}, but a recipe is of kind 'rl' or 'sft'")
     try:
         return schemas[kind].model_validate(data)
@@ -203,37 +214,32 @@ def leaves(schema: type[BaseModel], prefix: str = "") -> list[str]:
     """Dotted names of all settings of a recipe."""
     found: list[str] = []
     for name, info in schema.model_fields.items():
-        nested = [t for t in _types_in(info.annotation) if issubclass(t, BaseModel)]
+        nested = _sections_in(info.annotation)
         found += [leaf for t in nested for leaf in leaves(t, f"{prefix}{name}.")] if nested else [prefix + name]
     return found
 
 
 def to_toml(value: Mapping[str, Any]) -> str:
     """Write a resolved config; None values are left out, for TOML has none."""
-    scalars = {k: v for k, v in value.items() if v is not None and not _is_table(v)}
-    lines = [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in scalars.items()]
-    for key, table in value.items():
-        if isinstance(table, Mapping) and table:
-            lines += ["", *_toml_table(_toml_key(key), table)]
-        elif _is_table(table):
-            for row in table:
-                lines += ["", f"[[{_toml_key(key)}]]"]
-                lines += [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in row.items() if v is not None]
-    return "\n".join(lines).strip() + "\n"
+    return "\n".join(_toml_body(value, prefix="")).strip() + "\n"
 
 
-def _toml_table(name: str, table: Mapping[str, Any]) -> list[str]:
-    lines = [f"[{name}]"]
-    lines += [f"{_toml_key(k)} = {_toml_value(v)}" for k, v in table.items() if v is not None and not isinstance(v, Mapping)]
-    for key, nested in table.items():
-        if isinstance(nested, Mapping) and nested:
-            lines += ["", *_toml_table(f"{name}.{_toml_key(key)}", nested)]
+def _toml_body(table: Mapping[str, Any], prefix: str) -> list[str]:
+    given = {key: value for key, value in table.items() if value is not None}
+    lines = [f"{_toml_key(key)} = {_toml_value(value)}" for key, value in given.items() if not _is_table(value)]
+    for key, value in given.items():
+        name = prefix + _toml_key(key)
+        if isinstance(value, Mapping) and value:
+            lines += ["", f"[{name}]", *_toml_body(value, prefix=f"{name}.")]
+        elif _is_table(value):
+            for row in value:
+                lines += ["", f"[[{name}]]", *_toml_body(row, prefix=f"{name}.")]
     return lines
 
 
 def _is_table(value: Any) -> bool:
-    is_rows = isinstance(value, (list, tuple)) and bool(value) and all(isinstance(row, Mapping) for row in value)
-    return isinstance(value, Mapping) or is_rows
+    is_rows = isinstance(value, (list, tuple)) and all(isinstance(row, Mapping) for row in value)
+    return isinstance(value, (Mapping, list, tuple)) and bool(value) and (isinstance(value, Mapping) or is_rows)
 
 
 def _toml_key(key: str) -> str:
@@ -244,11 +250,13 @@ def _toml_value(value: Any) -> str:
     match value:
         case bool():
             return "true" if value else "false"
-        case int() | float():
-            return repr(value)
+        case int():
+            return repr(int(value))
+        case float():
+            return repr(float(value))
         case str():
             escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-            return '"' + "".join(escapes.get(c, c if ord(c) >= 32 else f"\\u{ord(c):04x}") for c in value) + '"'
+            return '"' + "".join(escapes.get(c, c if c >= " " and c != "\x7f" else f"\\u{ord(c):04x}") for c in value) + '"'
         case list() | tuple():
             return "[" + ", ".join(_toml_value(item) for item in value) + "]"
         case Mapping():
@@ -266,7 +274,9 @@ def _apply(data: dict[str, Any], override: str) -> None:
         raise ConfigError(f"override {override!r} is not of the form key=value, e.g. optim.lr=1e-5")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except tomllib.TOMLDecodeError as error:
+        if text.lstrip().startswith(("[", "{", '"', "'")):
+            raise ConfigError(f"override {override!r}: {text} is not a TOML value: {error}") from error
         value = text  # bare words: model=Qwen/Qwen3-0.6B
     *parents, leaf = key.strip().split(".")
     for parent in parents:
@@ -277,30 +287,65 @@ def _apply(data: dict[str, Any], override: str) -> None:
     # A new algorithm must not inherit the arguments of the one it replaces.
     if leaf == "algorithm" and isinstance(value, str):
         value = {"name": value}
-    if (parents[-1:], leaf) == (["algorithm"], "name") and data.get("name") != value:
+    if (parents, leaf) == (["algorithm"], "name") and data.get("name") != value:
         data.clear()
     data[leaf] = value
 
 
 def _explain(error: ValidationError, schema: type[BaseModel]) -> str:
-    lines = []
+    lines: list[str] = []
+    wrong: dict[str, list[str]] = {}  # "key = value" -> what it should be, one entry for each member of a union
     for problem in error.errors():
-        path = ".".join(str(part) for part in problem["loc"] if part not in ("rl", "sft"))
+        path, message = _path(problem["loc"], schema), str(problem["msg"])
         if problem["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(path, leaves(schema), n=1, cutoff=0.5)
-            lines.append(f"unknown key {path!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            lines.append(f"unknown key {path!r}{_hint(path, schema)}")
         elif problem["type"] == "missing":
-            lines.append(f"{path} is missing")
+            lines.append(f"{path} is missing" + ("" if "." in path else f"; set it in the recipe or as {path}=..."))
         elif problem["type"] == "value_error":
-            lines.append(str(problem["msg"]).removeprefix("Value error, "))
+            lines.append(message.removeprefix("Value error, "))
+        elif problem["type"] == "model_type":
+            lines.append(f"{path} = {problem['input']!r}, but {path} is a section; set its keys, as in {path}.KEY=VALUE")
         else:
-            lines.append(f"{path} = {problem['input']!r}: {problem['msg']}")
+            wrong.setdefault(f"{path} = {problem['input']!r}", []).append(message.removeprefix("Input should be "))
+    lines += [f"{assignment}, but it should be: {' or '.join(allowed)}" for assignment, allowed in wrong.items()]
     return "; ".join(lines)
 
 
+def _path(location: tuple[int | str, ...], schema: type[BaseModel]) -> str:
+    """The dotted key of an error, without the names that pydantic gives to the members of a union."""
+    parts: list[str] = []
+    section: type[BaseModel] | None = schema
+    for part in location:
+        parts.append(str(part))
+        field = section.model_fields.get(str(part)) if section else None
+        section = None
+        if field is not None:
+            members = [kind for kind in typing.get_args(field.annotation) if kind is not types.NoneType]
+            if typing.get_origin(field.annotation) in UNIONS and len(members) > 1:
+                break
+            section = next(iter(_sections_in(field.annotation)), None)
+    return ".".join(parts)
+
+
+def _hint(path: str, schema: type[BaseModel]) -> str:
+    """What was probably meant: the same name in another section, the same key with a typo, or the section's keys."""
+    section, _, name = path.rpartition(".")
+    known = leaves(schema)
+    same_name = [leaf for leaf in known if leaf.rpartition(".")[2] == name]
+    siblings = [leaf.rpartition(".")[2] for leaf in known if leaf.rpartition(".")[0] == section]
+    candidates = siblings if section else list(dict.fromkeys(leaf.partition(".")[0] for leaf in known))
+    close = same_name or [path.removesuffix(name) + match for match in difflib.get_close_matches(name, candidates, n=1)]
+    if close:
+        return f"; did you mean {' or '.join(map(repr, close[:3]))}?"
+    return f"; {section or 'a recipe'} has {', '.join(candidates)}" if candidates else ""
+
+
+def _sections_in(annotation: Any) -> list[type[BaseModel]]:
+    return [kind for kind in _types_in(annotation) if issubclass(kind, BaseModel)]
+
+
 def _types_in(annotation: Any) -> list[type]:
-    if isinstance(annotation, type) and not isinstance(annotation, types.GenericAlias):
-        return [annotation]
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType, Annotated):
-        return [t for part in typing.get_args(annotation) for t in _types_in(part)]
-    return []
+    origin = typing.get_origin(annotation)
+    if origin in (*UNIONS, Annotated):
+        return [kind for part in typing.get_args(annotation) for kind in _types_in(part)]
+    return [annotation] if origin is None and isinstance(annotation, type) else []

@@ -9,7 +9,6 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,7 +92,9 @@ def names(kind: str) -> list[str]:
 def installed(kind: str) -> list[tuple[str, str, str]]:
     """(name, reference, origin) of every plugin of a kind, without importing any."""
     rows = [(entry.name, entry.value, _origin(entry)) for entry in _entries(kind)]
-    rows += [(p.name, p.reference, p.origin) for (known, _), p in _decorated.items() if known == kind]
+    seen = {(name, reference) for name, reference, _ in rows}  # a loaded built-in has registered itself, too
+    decorated = [plugin for (known, _), plugin in _decorated.items() if known == kind]
+    rows += [(p.name, p.reference, p.origin) for p in decorated if (p.name, p.reference) not in seen]
     return sorted(rows)
 
 
@@ -119,6 +120,8 @@ def _load(kind: str, entry: EntryPoint) -> Plugin:
 
 def _from_reference(kind: str, reference: str) -> Plugin:
     location, _, attribute = reference.rpartition(":")
+    if location.endswith(".py"):
+        location = str(Path(location).expanduser().resolve())  # workers may stand in another folder
     with boundary(PluginError, f"{kind} plugin {reference!r} failed to import"):
         module = _module_from_file(Path(location)) if location.endswith(".py") else importlib.import_module(location)
     target: Any = module
@@ -129,11 +132,10 @@ def _from_reference(kind: str, reference: str) -> Plugin:
             hint = f"; did you mean {' or '.join(close)}?" if close else ""
             raise PluginError(f"{location} has no {attribute!r}{hint}")
         target = getattr(target, part)
-    return Plugin(kind, attribute, target, reference, location)
+    return Plugin(kind, attribute, target, f"{location}:{attribute}", location)
 
 
 def _module_from_file(path: Path) -> ModuleType:
-    path = path.resolve()
     if not path.is_file():
         raise PluginError(f"plugin file {path} does not exist")
     # The name must be unique for each file, and equal in every process, so that objects can be found again.
@@ -156,10 +158,6 @@ def _module_from_file(path: Path) -> ModuleType:
 def _reference_of(target: Any) -> str:
     module = getattr(target, "__module__", None) or "?"
     attribute = getattr(target, "__qualname__", type(target).__qualname__)
-    is_importable = module not in ("__main__", "?") and not module.startswith("rlvr_plugin_")
-    if is_importable:
-        return f"{module}:{attribute}"
-    try:
-        return f"{Path(inspect.getfile(target)).resolve()}:{attribute}"
-    except (TypeError, OSError):
-        return f"{module}:{attribute}"
+    is_importable = module != "__main__" and not module.startswith("rlvr_plugin_")
+    file = None if is_importable else getattr(sys.modules.get(module), "__file__", None)
+    return f"{Path(file).resolve()}:{attribute}" if file else f"{module}:{attribute}"

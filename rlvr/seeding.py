@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import random
+from typing import TypeAlias
+
+Part: TypeAlias = str | bytes | int | float | tuple["Part", ...] | None
 
 
-def seed(*parts: object) -> int:
+def seed(*parts: Part) -> int:
     """A 63-bit seed that depends on `parts` alone, equal on every machine and in every process.
+
+    Raises:
+        TypeError: a part whose text may differ between processes (a set, an object with its address).
 
     >>> seed("run", 0, "step", 3) == seed("run", 0, "step", 3)
     True
@@ -16,12 +22,21 @@ def seed(*parts: object) -> int:
     """
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
+        _check(part)
         text = repr(part).encode()
         digest.update(len(text).to_bytes(8, "little"))
         digest.update(text)
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
-def rng(*parts: object) -> random.Random:
+def rng(*parts: Part) -> random.Random:
     """A generator of its own, seeded by `seed(*parts)`."""
     return random.Random(seed(*parts))
+
+
+def _check(part: object) -> None:
+    if isinstance(part, tuple):
+        for inner in part:
+            _check(inner)
+    elif not isinstance(part, (str, bytes, int, float, type(None))):
+        raise TypeError(f"seed part {part!r} is a {type(part).__name__}; use strings, numbers, None or tuples of them")
