@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rlvr.envs.tasks import files
 from rlvr.envs.tasks.adapter import Draft, RowReader, messages
+from rlvr.envs.tasks.rows import SUFFIXES, find, read_rows
 from rlvr.envs.tasks.spec import HubSplit, PromptSpec
 from rlvr.errors import TaskError, boundary
 from rlvr.seeding import seed
@@ -82,9 +82,9 @@ class DatasetProblems:
         if folder:
             if not Path(folder).is_dir():
                 raise TaskError(f"RLVR_DATA = {folder!r} is not a folder")
-            if path := files.find(Path(folder) / self._local, split):
-                return [Row(f"{self._name}/{split}/{i:05d}", values) for i, values in enumerate(files.read_rows(path))]
-            if path := files.find(Path(folder), self._local):
+            if path := find(Path(folder) / self._local, split):
+                return [Row(f"{self._name}/{split}/{i:05d}", values) for i, values in enumerate(read_rows(path))]
+            if path := find(Path(folder), self._local):
                 return self._rows_of_one_file(path, split)
         return [
             Row(f"{self._name}/{source.name}/{i:05d}", values)
@@ -101,26 +101,24 @@ class DatasetProblems:
         return found
 
     def _every_row(self, path: Path) -> list[Row]:
-        return [Row(str(values.get("id") or f"{self._name}/{i:05d}"), values) for i, values in enumerate(files.read_rows(path))]
+        return [Row(str(values.get("id") or f"{self._name}/{i:05d}"), values) for i, values in enumerate(read_rows(path))]
 
     def _hub_rows(self, source: HubSplit, split: str, folder: str | None) -> Sequence[Mapping[str, JSON]]:
         try:
             import datasets
         except ImportError as error:
             raise TaskError(
-                f"task {self._name} needs {self._wanted(source, split, folder)}; to read the hub: pip install 'rlvr[data]'"
+                f"task {self._name} {self._wanted(source, split, folder)}, for which: pip install 'rlvr[data]'"
             ) from error
-        with boundary(TaskError, f"task {self._name} has no data: {self._wanted(source, split, folder)}. The hub said"):
+        with boundary(TaskError, f"task {self._name} {self._wanted(source, split, folder)}, which failed"):
             rows: list[Mapping[str, JSON]] = datasets.load_dataset(source.hub, source.config, split=source.split).to_list()
         return rows
 
     def _wanted(self, source: HubSplit, split: str, folder: str | None) -> str:
-        suffixes = "|".join(files.SUFFIXES)
+        suffixes = "|".join(SUFFIXES)
         names = f"{self._local}/{split}({suffixes}) or {self._local}({suffixes})"
-        place = (
-            f"not found in RLVR_DATA ({folder})" if folder else "looked for only if RLVR_DATA names a folder, which is not set"
-        )
-        return f"files {names} ({place}), or {source.hub} of the Hugging Face hub, which needs a network or a filled cache"
+        place = f"there is none in {folder}" if folder else "RLVR_DATA is not set"
+        return f"wants {names} in the folder that RLVR_DATA names ({place}), or {source.hub} from the Hugging Face hub"
 
 
 def choose_split(rows: Sequence[Row], split: str, splits: Sequence[str], origin: str) -> tuple[list[Row], str]:

@@ -1,4 +1,7 @@
-"""A plain file of problems as a task: columns `prompt` (text, or a list of messages) and `answer`; `id`, `metadata`, `split` if there."""
+"""A plain file of problems as a task.
+
+Columns: `prompt` (text, or a list of messages) and `answer`; `id`, `metadata` and `split` where there are.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rlvr.config import VerifierConfig
-from rlvr.envs.tasks import files
 from rlvr.envs.tasks.adapter import Draft, RowReader
 from rlvr.envs.tasks.dataset import DatasetProblems, Row
+from rlvr.envs.tasks.rows import stem
 from rlvr.envs.tasks.spec import PromptSpec
 from rlvr.envs.tasks.task import Task
 from rlvr.errors import TaskError
@@ -33,7 +36,7 @@ class FileProblems(DatasetProblems):
     """The rows of one file: `all` of them, or `train` and `test` as the file says or by holding out a tenth."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(files.stem(path), PlainRows(), PromptSpec(), dict.fromkeys(SPLITS, ()))
+        super().__init__(stem(path), PlainRows(), PromptSpec(), dict.fromkeys(SPLITS, ()))
         self._path = path
 
     def _rows(self, split: str) -> Sequence[Row]:
@@ -50,7 +53,7 @@ def file_task(path: Path, args: Mapping[str, JSON]) -> Task:
         raise TaskError(f"task {path} is a plain file, which has no arguments, but {', '.join(map(repr, args))} was given")
     source = FileProblems(path)
     return Task(
-        name=files.stem(path),
+        name=stem(path),
         description=f"Problems of {path}",
         folder=path.resolve().parent,
         args={},

@@ -13,8 +13,8 @@ from rlvr import registry
 from rlvr.envs.tasks.adapter import Generator, RowReader
 from rlvr.envs.tasks.dataset import DatasetProblems
 from rlvr.envs.tasks.file_task import file_task
-from rlvr.envs.tasks.files import is_row_file
 from rlvr.envs.tasks.generated import SPLITS, GeneratedProblems
+from rlvr.envs.tasks.rows import is_row_file
 from rlvr.envs.tasks.spec import TaskSpec, explain, read_spec
 from rlvr.envs.tasks.task import ProblemSource, Task
 from rlvr.errors import TaskError, boundary
@@ -30,9 +30,9 @@ def task_names() -> list[str]:
 
 
 def load_task(name_or_path: str, args: Mapping[str, JSON] | None = None) -> Task:
-    """Load a task by its name, as a folder with `task.toml`, as a JSONL or Parquet file, or as `file.py:name`; `args` override its arguments.
+    """Load a task by its name, as a folder with `task.toml`, as a JSONL or Parquet file, or as `file.py:name`.
 
-    Reads no data yet: a data set is looked for when its problems are asked for.
+    `args` override the task's arguments. Reads no data yet: a data set is looked for when its problems are asked for.
 
     Raises:
         TaskError: unknown name (with the closest ones), a wrong `task.toml`, unknown or wrong arguments.

@@ -93,6 +93,8 @@ def explain(error: ValidationError) -> str:
                 found.append(f"unknown key {key!r}")
             case "missing":
                 found.append(f"{key} is missing")
+            case "value_error":
+                found.append(item["msg"].removeprefix("Value error, "))
             case _:
                 found.append(f"{key} = {item['input']!r}: {item['msg']}".removeprefix(" = "))
     return "; ".join(found)
