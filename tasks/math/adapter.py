@@ -1,4 +1,4 @@
-r"""MATH: rows with `problem`, `solution` and, in MATH-500, `answer`; elsewhere the last \boxed{} of the solution is the answer."""
+r"""MATH: rows with `problem`, `solution` and, in MATH-500, `answer`; elsewhere the answer is what the solution boxes last."""
 
 from __future__ import annotations
 
