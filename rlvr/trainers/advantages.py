@@ -64,7 +64,7 @@ class Normalize:
 class NormalizeOverBatch:
     """Centred within the group, then whitened over all rollouts of the step: (A - mean) / (std + eps).
 
-    Source: Magistral, arXiv:2506.10910, section 2.1.
+    Source: Magistral, arXiv:2506.10910. TRL's `scale_rewards="batch"` divides by the std of the rewards instead.
     """
 
     std_eps: float = 1e-4
@@ -113,7 +113,7 @@ class Center:
 class LeaveOneOut:
     """r minus the mean of the group's other rollouts = n/(n-1) * (r - mean). A rollout that is alone gets 0.
 
-    Source: RLOO, arXiv:2402.14740, section 3.3; Kool et al. 2019.
+    Source: RLOO, arXiv:2402.14740; Kool et al. 2019.
     """
 
     min_group_size = 2
@@ -198,7 +198,7 @@ class WhitenedReturns:
 
     `score=Center()` is the paper's "REINFORCE++ w/ baseline". Whitening uses the population std, as OpenRLHF does.
 
-    Source: arXiv:2501.03262, equations of sections 3.2 and 3.3.
+    Source: arXiv:2501.03262.
     """
 
     score: Score = field(default_factory=Unchanged)

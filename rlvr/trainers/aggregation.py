@@ -59,7 +59,7 @@ class TokenMean:
 
 @dataclass(frozen=True, slots=True)
 class SequenceSum:
-    """The sum over a rollout's tokens, then the mean over rollouts: 1 / R. Source: RLOO, arXiv:2402.14740, eq. 7."""
+    """The sum over a rollout's tokens, then the mean over rollouts: 1 / R. Source: RLOO, arXiv:2402.14740."""
 
     def __call__(self, step: Step, /) -> Tensor:
         return step.spread(torch.full_like(step.rewards, 1 / step.rollouts))

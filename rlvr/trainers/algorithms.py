@@ -238,7 +238,7 @@ def rloo(
 ) -> Algorithm:
     """REINFORCE with the mean of the other rollouts as baseline; with `clip_low` and `clip_high`, PPO's clip on top.
 
-    Source: arXiv:2402.14740, section 3.3.
+    Source: arXiv:2402.14740.
     """
     return Algorithm(
         "rloo",
@@ -295,7 +295,7 @@ def reinforce_pp(
     """REINFORCE++: token-level KL in the reward, returns whitened over the whole step, PPO clip.
 
     `baseline="group"` is the paper's variant for reasoning; it takes its KL in the loss (`kl="k2", kl_in_reward=false`).
-    Source: arXiv:2501.03262, sections 3.2 and 3.3.
+    Source: arXiv:2501.03262.
     """
     return Algorithm(
         "reinforce_pp",
@@ -382,7 +382,7 @@ def build(reference: str, arguments: Mapping[str, Any] | None = None) -> Algorit
         ConfigError: an argument is unknown (with the closest known one) or has a wrong value.
     """
     preset = resolve("algorithms", reference).target
-    algorithm = preset(**_checked_arguments(reference, preset, arguments or {}))
+    algorithm = preset(**checked_arguments(reference, preset, arguments or {}))
     if not isinstance(algorithm, Algorithm):
         raise PluginError(f"algorithms plugin {reference!r} returned {type(algorithm).__name__}, not an Algorithm")
     return algorithm
@@ -393,7 +393,12 @@ def settings_of(preset: Callable[..., Algorithm]) -> dict[str, Any]:
     return {name: parameter.default for name, parameter in inspect.signature(preset).parameters.items()}
 
 
-def _checked_arguments(reference: str, preset: Callable[..., Algorithm], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def checked_arguments(reference: str, preset: Callable[..., Algorithm], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """`arguments` as the preset's type hints want them.
+
+    Raises:
+        ConfigError: an argument is unknown (with the closest known one) or has a wrong value.
+    """
     known = settings_of(preset)
     with boundary(PluginError, f"the type hints of algorithm {reference!r} cannot be read"):
         hints = typing.get_type_hints(preset)
