@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from rlvr.errors import ConfigError, EvaluationError
+from rlvr.filtering.difficulty import measure_pass_rates
+from rlvr.filtering.pass_rates import PassRates, Window, load_pass_rates
+from rlvr.seeding import rng
+from rlvr.types import Completion, FinishReason, Group, Message, Problem, Rollout, Sampling, Stop, Turn, Verdict
+
+SAMPLING = Sampling(max_tokens=8, temperature=0.7)
+SETTINGS = {"model": "m", "task": "t"}
+PROBLEMS = [Problem(f"p{index}", (Message("user", "?"),), None) for index in range(10)]
+
+
+class SeededRunner:
+    """Solves a problem with a chance that grows with its number; `fail_on` problems meet a broken engine."""
+
+    def __init__(self, fail_on: frozenset[str] = frozenset()) -> None:
+        self.fail_on = fail_on
+        self.asked: list[str] = []
+
+    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: object) -> Group:
+        self.asked.append(problem.id)
+        for _ in range(12 - int(problem.id[1:])):  # later problems finish first
+            await asyncio.sleep(0)
+        return Group(problem, tuple(self._rollout(problem, index, seed_parts) for index in range(n)))
+
+    def _rollout(self, problem: Problem, index: int, seed_parts: tuple[object, ...]) -> Rollout:
+        drawn = rng(*seed_parts, problem.id, index)
+        length = drawn.randrange(1, 8)
+        turn = Turn((1,), Completion((5,) * length, (0.0,) * length, FinishReason.STOP), Message("assistant", ""))
+        if problem.id in self.fail_on:
+            return Rollout(problem, index, [turn], Stop.ERROR, error="engine died")
+        is_solved = drawn.random() < int(problem.id[1:]) / 9
+        verdict = Verdict.correct() if is_solved else Verdict.incorrect()
+        return Rollout(problem, index, [turn], Stop.STOP, {"exact": verdict})
+
+
+def run(runner: SeededRunner, out: Path, problems: list[Problem] = PROBLEMS, **changes: object) -> PassRates:
+    arguments = {"n": 16, "sampling": SAMPLING, "settings": SETTINGS} | changes
+    return asyncio.run(measure_pass_rates(runner, problems, out, **arguments))  # type: ignore[arg-type]
+
+
+def test_pass_rates_are_written_in_the_order_of_the_problems(tmp_path: Path) -> None:
+    rates = run(SeededRunner(), tmp_path / "rates.jsonl")
+    assert list(rates.by_id) == [problem.id for problem in PROBLEMS]
+    assert (rates.by_id["p0"].pass_rate, rates.by_id["p9"].pass_rate) == (0.0, 1.0)
+    assert load_pass_rates(tmp_path / "rates.jsonl", task="t") == rates
+    assert rates.settings["sampling"]["temperature"] == 0.7
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.55, 0.9])
+def test_a_killed_run_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path, cut: float) -> None:
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    run(SeededRunner(), whole)
+    data = whole.read_bytes()
+    killed.write_bytes(data[: int(len(data) * cut)])  # kill -9 may stop anywhere, also inside a line
+    already = len(load_pass_rates(killed).by_id)
+    runner = SeededRunner()
+    run(runner, killed)
+    assert killed.read_bytes() == data
+    assert 0 < already < len(PROBLEMS)
+    assert len(runner.asked) == len(PROBLEMS) - already
+
+
+def test_finished_problems_survive_an_interruption(tmp_path: Path) -> None:
+    out = tmp_path / "rates.jsonl"
+    done: list[str] = []
+
+    def interrupt(group: Group) -> None:
+        done.append(group.problem.id)
+        if len(done) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run(SeededRunner(), out, on_group=interrupt)
+    assert list(load_pass_rates(out).by_id) == done == ["p9", "p8", "p7", "p6"]
+    runner = SeededRunner()
+    run(runner, out)
+    assert runner.asked == ["p0", "p1", "p2", "p3", "p4", "p5"]
+
+
+def test_a_finished_file_is_not_measured_again(tmp_path: Path) -> None:
+    run(SeededRunner(), tmp_path / "rates.jsonl")
+    runner = SeededRunner()
+    assert len(run(runner, tmp_path / "rates.jsonl").by_id) == 10
+    assert runner.asked == []
+
+
+def test_more_problems_can_be_added_later(tmp_path: Path) -> None:
+    run(SeededRunner(), tmp_path / "grown.jsonl", PROBLEMS[:4])
+    run(SeededRunner(), tmp_path / "grown.jsonl")
+    run(SeededRunner(), tmp_path / "whole.jsonl")
+    assert (tmp_path / "grown.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_smaller_limit_loses_nothing_that_was_measured(tmp_path: Path) -> None:
+    run(SeededRunner(), tmp_path / "rates.jsonl")
+    assert len(run(SeededRunner(), tmp_path / "rates.jsonl", PROBLEMS[:2]).by_id) == 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"n": 8}, "n: 16 there, 8 now"),
+        ({"seed": 1}, "seed: 0 there, 1 now"),
+        ({"sampling": Sampling(max_tokens=8)}, "sampling: .*0.7.* there, .*1.0.* now"),
+        ({"settings": {"model": "m2", "task": "t"}}, "model: 'm' there, 'm2' now"),
+    ],
+)
+def test_resuming_with_other_settings_says_what_differs(tmp_path: Path, changes: dict[str, object], message: str) -> None:
+    run(SeededRunner(), tmp_path / "rates.jsonl")
+    with pytest.raises(ConfigError, match=message):
+        run(SeededRunner(), tmp_path / "rates.jsonl", **changes)
+
+
+def test_problems_that_could_not_be_scored_are_measured_again(tmp_path: Path) -> None:
+    out = tmp_path / "rates.jsonl"
+    rates = run(SeededRunner(frozenset({"p3"})), out, max_unscored=0.5)
+    assert (rates.by_id["p3"].unscored, rates.by_id["p3"].pass_rate) == (16, None)
+    assert "p3" not in rates.kept(Window(0.0, 1.0))
+    runner = SeededRunner()
+    run(runner, out)
+    assert runner.asked == ["p3"]
+    run(SeededRunner(), tmp_path / "whole.jsonl")
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_too_many_unscored_rollouts_stop_the_filter_and_keep_the_rest(tmp_path: Path) -> None:
+    out = tmp_path / "rates.jsonl"
+    broken = frozenset({"p4", "p5"})
+    with pytest.raises(EvaluationError, match=r"16 rollouts .*max_unscored = 2\.0%.*First causes: problem p5: engine died"):
+        run(SeededRunner(broken), out)
+    assert list(load_pass_rates(out).by_id)[:5] == ["p9", "p8", "p7", "p6", "p5"]
+
+
+def test_nothing_to_filter_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no problems"):
+        run(SeededRunner(), tmp_path / "rates.jsonl", [])
