@@ -92,13 +92,18 @@ def gain(before: Measurement, after: Measurement, *, seed: int = 0) -> dict[str,
     Raises:
         ValueError: the two measurements share no problem.
     """
-    pairs = {
-        f"pass@{k}": (_pass_values(before.problems, k), _pass_values(after.problems, k))
-        for k in before.pass_at
-        if k in after.pass_at
-    }
-    if before.greedy is not None and after.greedy is not None:
-        pairs["greedy"] = (_greedy_values(before.problems), _greedy_values(after.problems))
+    sizes = [k for k in before.pass_at if k in after.pass_at]
+    return gain_between(before.problems, after.problems, sizes, seed=seed)
+
+
+def gain_between(
+    before: Sequence[ProblemResult], after: Sequence[ProblemResult], k: Sequence[int], *, seed: int = 0
+) -> dict[str, Estimate]:
+    """`gain` from the problems' counts alone, as they are stored on disk."""
+    pairs = {f"pass@{size}": (_pass_values(before, size), _pass_values(after, size)) for size in k}
+    best_guesses = (_greedy_values(before), _greedy_values(after))
+    if all(best_guesses):
+        pairs["greedy"] = best_guesses
     gains = {}
     for name, (old, new) in pairs.items():
         shared = [id for id in old if id in new]
