@@ -68,7 +68,8 @@ def test_every_public_name_can_be_imported_from_rlvr() -> None:
     assert set(rlvr.__all__) <= set(dir(rlvr))
     for name in rlvr.__all__:
         assert getattr(rlvr, name) is not None
-    assert rlvr.train.__name__ == "train" and callable(rlvr.train)  # the function, not the module of that name
+    assert rlvr.train.__name__ == "train"
+    assert callable(rlvr.train)
     with pytest.raises(AttributeError, match="has no attribute 'nonsense'"):
         rlvr.nonsense  # noqa: B018
 
@@ -129,4 +130,5 @@ def test_every_verb_has_a_module_and_every_module_a_verb() -> None:
     assert modules == set(VERBS)
     for name in VERBS:
         module = importlib.import_module(f"rlvr.cli.{name}")
-        assert module.HELP and callable(module.run)
+        assert module.HELP
+        assert callable(module.run)

@@ -65,24 +65,29 @@ def test_a_verdicts_details_are_kept() -> None:
 
 def test_evaluation_counts_the_first_verifier() -> None:
     graded = rollout()
-    assert graded.verdict is None and not graded.is_scored
+    assert graded.verdict is None
+    assert not graded.is_scored
     graded.verdicts = {"math": Verdict.correct("2"), "format": Verdict.incorrect()}
     assert graded.verdict is graded.verdicts["math"]
-    assert graded.is_scored and graded.is_correct
+    assert graded.is_scored
+    assert graded.is_correct
 
 
 def test_a_partial_answer_is_scored_but_not_correct() -> None:
     graded = Rollout.from_response(PROBLEM, "2?")
     graded.verdicts = {"math": Verdict.partial(0.9)}
-    assert graded.is_scored and not graded.is_correct
+    assert graded.is_scored
+    assert not graded.is_correct
 
 
 def test_a_rollout_that_we_failed_to_grade_or_to_finish_is_unscored() -> None:
     crashed, died = Rollout.from_response(PROBLEM, "2"), Rollout.from_response(PROBLEM, "2")
     crashed.verdicts = {"math": Verdict.error("crashed")}
     died.verdicts, died.error = {"math": Verdict.correct()}, "engine died"
-    assert not crashed.is_scored and not died.is_scored
-    assert not crashed.is_correct and not died.is_correct
+    assert not crashed.is_scored
+    assert not died.is_scored
+    assert not crashed.is_correct
+    assert not died.is_correct
 
 
 def test_a_response_from_elsewhere_becomes_a_rollout_without_tokens() -> None:
