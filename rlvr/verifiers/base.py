@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from rlvr.registry import register
+from rlvr.errors import PluginError
+from rlvr.registry import Plugin, register
 from rlvr.types import Problem, Rollout, Verdict
 
 
@@ -23,13 +24,15 @@ class Verifier:
 
     `isolated` verifiers run in worker processes with a wall-clock limit. Set it to False only where the running
     time is linear in the response and no library parses the model's text: such a verifier runs in the trainer's
-    process and costs microseconds.
+    process and costs microseconds. `warm_up` runs once in a worker before its first rollout, outside the limit:
+    import heavy libraries there.
     """
 
     name: str
     function: Callable[..., Verdict]
     isolated: bool = True
     version: str = "1"
+    warm_up: Callable[[], None] | None = None
 
     def __post_init__(self) -> None:
         functools.update_wrapper(self, self.function)
@@ -38,7 +41,9 @@ class Verifier:
         return self.function(problem, rollout, **settings)
 
 
-def verifier(name: str, *, isolated: bool = True, version: str = "1") -> Callable[[Callable[..., Verdict]], Verifier]:
+def verifier(
+    name: str, *, isolated: bool = True, version: str = "1", warm_up: Callable[[], None] | None = None
+) -> Callable[[Callable[..., Verdict]], Verifier]:
     """Make a function `(problem, rollout, *, settings...) -> Verdict` a verifier plugin called `name`.
 
     Raises:
@@ -46,6 +51,20 @@ def verifier(name: str, *, isolated: bool = True, version: str = "1") -> Callabl
     """
 
     def decorate(function: Callable[..., Verdict]) -> Verifier:
-        return register("verifiers", name)(Verifier(name, function, isolated, version))
+        return register("verifiers", name)(Verifier(name, function, isolated, version, warm_up))
 
     return decorate
+
+
+def as_verifier(plugin: Plugin) -> Verifier:
+    """The plugin's target as a Verifier; a plain function becomes an isolated one under the plugin's name.
+
+    Raises:
+        PluginError: the target cannot be called.
+    """
+    if isinstance(plugin.target, Verifier):
+        return plugin.target
+    if not callable(plugin.target) or isinstance(plugin.target, type):
+        kind = type(plugin.target).__name__
+        raise PluginError(f"{plugin.reference} is a {kind}; a verifier is a function (problem, rollout, *, settings) -> Verdict")
+    return Verifier(plugin.name, plugin.target)

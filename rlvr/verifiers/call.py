@@ -1,0 +1,52 @@
+"""Run one verifier on one rollout in this process; whatever goes wrong becomes a verdict without a score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from time import perf_counter
+
+from rlvr.errors import RlvrError, VerifierError, boundary
+from rlvr.types import JSON, Rollout, Verdict
+from rlvr.verifiers.base import Verifier
+
+MAX_RESPONSE_CHARS = 4_000_000
+MAX_REASON_CHARS = 2_000
+MAX_EXTRACTED_CHARS = 20_000
+
+
+def call_verifier(verifier: Verifier, rollout: Rollout, settings: Mapping[str, JSON]) -> Verdict:
+    """The verifier's verdict with its time. An exception, or a result that is no verdict, is `Verdict.error`."""
+    start = perf_counter()
+    try:
+        with boundary(VerifierError, f"verifier {verifier.name!r} raised"):
+            verdict = verifier.function(rollout.problem, rollout, **settings)
+        if not isinstance(verdict, Verdict):
+            kind = type(verdict).__name__
+            raise VerifierError(f"verifier {verifier.name!r} returned {kind}, not a Verdict")
+    except RlvrError as error:
+        verdict = Verdict.error(clip(str(error), MAX_REASON_CHARS))
+    return _bounded(verdict, perf_counter() - start)
+
+
+def too_long(rollout: Rollout) -> Verdict | None:
+    """The verdict on a response that is too long to be graded; None for all others."""
+    length = len(rollout.response)
+    if length <= MAX_RESPONSE_CHARS:
+        return None
+    return Verdict.unparsed(f"the response has {length} characters; at most {MAX_RESPONSE_CHARS} are graded")
+
+
+def clip(text: str, limit: int) -> str:
+    """`text`, shortened in the middle to about `limit` characters."""
+    return text if len(text) <= limit else f"{text[: limit // 2]} … ({len(text) - limit} characters) … {text[-limit // 2 :]}"
+
+
+def _bounded(verdict: Verdict, elapsed_s: float) -> Verdict:
+    extracted = verdict.extracted
+    return replace(
+        verdict,
+        extracted=None if extracted is None else clip(extracted, MAX_EXTRACTED_CHARS),
+        reason=clip(verdict.reason, MAX_REASON_CHARS),
+        elapsed_s=elapsed_s,
+    )

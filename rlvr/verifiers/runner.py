@@ -1,0 +1,186 @@
+"""Grade rollouts with weighted verifiers: in this process where that is safe, in killable workers where it is not."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from rlvr.errors import ConfigError, PluginError, VerifierError
+from rlvr.registry import Plugin, resolve
+from rlvr.types import JSON, Rollout, Verdict
+from rlvr.verifiers.base import Verifier, as_verifier
+from rlvr.verifiers.call import call_verifier, too_long
+from rlvr.verifiers.compose import breakdown, weighted_reward
+from rlvr.verifiers.pool import WorkerPool
+from rlvr.verifiers.settings import check_settings
+
+
+@dataclass(frozen=True, slots=True)
+class WeightedVerifier:
+    """A verifier by name or reference, its weight in the reward, and its settings."""
+
+    reference: str
+    weight: float = 1.0
+    settings: Mapping[str, JSON] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    key: str
+    verifier: Verifier
+    reference: str
+    weight: float
+    settings: Mapping[str, JSON]
+
+
+class Grader:
+    """Fills `verdicts` and `reward` of rollouts.
+
+    `workers` processes at most are started, when they are first needed, for the isolated verifiers; each rollout
+    has `timeout_s` of wall-clock time and each worker `memory_mb` of address space (None: no limit). A worker that
+    crashed is replaced and its rollout tried `retries` times more; one that ran into the time limit is not tried again.
+
+    A grader belongs to the event loop of its first `grade`. Close it, or use it as an async context manager.
+
+    Raises:
+        PluginError: a verifier is unknown, ambiguous or broken, or cannot be found by a worker process.
+        ConfigError: a weight, a setting or a limit is wrong.
+    """
+
+    def __init__(
+        self,
+        verifiers: Sequence[WeightedVerifier],
+        *,
+        workers: int = 2,
+        timeout_s: float = 10.0,
+        retries: int = 1,
+        memory_mb: int | None = 4096,
+    ) -> None:
+        _check_limits(workers, timeout_s, retries, memory_mb)
+        if not verifiers:
+            raise ConfigError("no verifiers: give at least one to grade with")
+        self._parts = _resolve_all(verifiers)
+        self._weights = {part.key: part.weight for part in self._parts}
+        self._limits = {"workers": workers, "timeout_s": timeout_s, "retries": retries, "memory_mb": memory_mb}
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._pool: WorkerPool | None = None
+
+    @property
+    def has_isolated(self) -> bool:
+        """Whether any verifier runs in worker processes."""
+        return any(part.verifier.isolated for part in self._parts)
+
+    def provenance(self) -> dict[str, dict[str, JSON]]:
+        """For each key of `rollout.verdicts`: which verifier it was, in which version, with which weight and settings."""
+        return {
+            part.key: {
+                "reference": part.reference,
+                "version": part.verifier.version,
+                "weight": part.weight,
+                "settings": dict(part.settings),
+            }
+            for part in self._parts
+        }
+
+    def breakdown(self, rollout: Rollout) -> dict[str, float | None]:
+        """What each verifier adds to the reward of a graded rollout; the parts sum to `rollout.reward`."""
+        return breakdown(rollout.verdicts, self._weights)
+
+    async def grade(self, rollout: Rollout) -> None:
+        """Fill `rollout.verdicts` (in the order of the verifiers) and `rollout.reward` (None if anything failed).
+
+        Never raises for what a verifier or the model does: that is in the verdicts.
+
+        Raises:
+            VerifierError: this grader belongs to another event loop.
+        """
+        if rollout.error is not None:
+            rollout.verdicts = {part.key: Verdict.error(f"the rollout failed: {rollout.error}") for part in self._parts}
+        elif (verdict := too_long(rollout)) is not None:
+            rollout.verdicts = {part.key: verdict for part in self._parts}
+        else:
+            rollout.verdicts = await self._verdicts(rollout)
+        rollout.reward = None if rollout.error is not None else weighted_reward(rollout.verdicts, self._weights)
+
+    async def close(self) -> None:
+        """Kill the workers and wait until they are gone."""
+        if self._pool is not None:
+            await self._pool.close()
+
+    async def __aenter__(self) -> Grader:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        await self.close()
+
+    async def _verdicts(self, rollout: Rollout) -> dict[str, Verdict]:
+        isolated = [part for part in self._parts if part.verifier.isolated]
+        found: dict[str, Verdict] = {}
+        if len(isolated) == 1:
+            found[isolated[0].key] = await self._grade_isolated(isolated[0], rollout)
+        elif isolated:
+            async with asyncio.TaskGroup() as group:
+                tasks = {part.key: group.create_task(self._grade_isolated(part, rollout)) for part in isolated}
+            found = {key: task.result() for key, task in tasks.items()}
+        return {
+            part.key: found[part.key] if part.verifier.isolated else call_verifier(part.verifier, rollout, part.settings)
+            for part in self._parts
+        }
+
+    async def _grade_isolated(self, part: _Part, rollout: Rollout) -> Verdict:
+        return await self._workers().grade(part.key, part.reference, rollout, part.settings)
+
+    def _workers(self) -> WorkerPool:
+        loop = asyncio.get_running_loop()
+        if self._pool is None:
+            references = [part.reference for part in self._parts if part.verifier.isolated]
+            self._loop, self._pool = loop, WorkerPool(list(dict.fromkeys(references)), **self._limits)  # type: ignore[arg-type]
+        if self._loop is not loop:
+            raise VerifierError("this Grader belongs to another event loop; make one Grader for each asyncio.run")
+        return self._pool
+
+
+def _resolve_all(verifiers: Sequence[WeightedVerifier]) -> tuple[_Part, ...]:
+    parts: list[_Part] = []
+    keys: set[str] = set()
+    for weighted in verifiers:
+        plugin = resolve("verifiers", weighted.reference)
+        verifier = as_verifier(plugin)
+        if isinstance(weighted.weight, bool) or not math.isfinite(weighted.weight):
+            raise ConfigError(f"verifier {verifier.name!r} has weight {weighted.weight}; a weight is a finite number")
+        check_settings(verifier, weighted.settings)
+        if verifier.isolated:
+            _check_reachable(plugin)
+        key, count = verifier.name, 1
+        while key in keys:
+            count += 1
+            key = f"{verifier.name}#{count}"
+        keys.add(key)
+        parts.append(_Part(key, verifier, plugin.reference, float(weighted.weight), dict(weighted.settings)))
+    return tuple(parts)
+
+
+def _check_reachable(plugin: Plugin) -> None:
+    """A worker process finds a verifier by its reference, so it must be a module-level name in a file."""
+    location, _, attribute = plugin.reference.rpartition(":")
+    is_missing_file = location.endswith(".py") and not Path(location).is_file()
+    if "<locals>" in attribute or location in ("__main__", "?", "") or is_missing_file:
+        raise PluginError(
+            f"verifier {plugin.name!r} ({plugin.reference}) runs in worker processes, which cannot find it; define it at the "
+            "top level of a file, or declare isolated=False if it is linear in the response"
+        )
+
+
+def _check_limits(workers: int, timeout_s: float, retries: int, memory_mb: int | None) -> None:
+    if workers < 1:
+        raise ConfigError(f"workers = {workers}; at least 1 is needed")
+    if not (math.isfinite(timeout_s) and timeout_s > 0):
+        raise ConfigError(f"timeout_s = {timeout_s}; it must be a positive number of seconds")
+    if retries < 0:
+        raise ConfigError(f"retries = {retries}; it must be 0 or more")
+    if memory_mb is not None and memory_mb < 128:
+        raise ConfigError(f"memory_mb = {memory_mb}; a worker needs at least 128, or None for no limit")
