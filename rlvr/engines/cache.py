@@ -1,0 +1,92 @@
+"""Keys and values of the rows that are being decoded: dense slots, no concatenation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_LENGTH_BLOCK = 64
+
+
+class SlotCache:
+    """Per layer, keys and values [rows, kv_heads, capacity, head_dim]; slots 0..n-1 belong to the n active rows.
+
+    `mask` [rows, kv_heads, 1, capacity] is added to attention scores: 0 on a row's own positions, -inf elsewhere.
+    Tensors grow in blocks; what lies beyond a row's length is stale and masked.
+    """
+
+    def __init__(self, *, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._layers, self._kv_heads, self._head_dim = layers, kv_heads, head_dim
+        self._dtype, self._device = dtype, device
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all rows and give the memory back."""
+        self.rows, self.capacity = 0, 0
+        self.lengths = torch.zeros(0, dtype=torch.long, device=self._device)
+        self._keys = self._values = self._empty(0, 0)
+        self.mask = torch.zeros(0, self._kv_heads, 1, 0, dtype=self._dtype, device=self._device)
+        self._slice_layers()
+
+    def reserve(self, rows: int, length: int) -> None:
+        """Make room for `rows` rows of `length` positions, keeping what is there."""
+        if rows <= self.rows and length <= self.capacity:
+            return
+        old_rows, old_capacity = self.rows, self.capacity
+        if rows > self.rows:
+            self.rows = max(rows, min(2 * self.rows, rows + 64))
+        if length > self.capacity:
+            self.capacity = -(-max(length, self.capacity * 3 // 2) // _LENGTH_BLOCK) * _LENGTH_BLOCK
+        keys, values = self._empty(self.rows, self.capacity), self._empty(self.rows, self.capacity)
+        keys[:, :old_rows, :, :old_capacity] = self._keys
+        values[:, :old_rows, :, :old_capacity] = self._values
+        mask = torch.full((self.rows, self._kv_heads, 1, self.capacity), -torch.inf, dtype=self._dtype, device=self._device)
+        mask[:old_rows, ..., :old_capacity] = self.mask
+        lengths = torch.zeros(self.rows, dtype=torch.long, device=self._device)
+        lengths[:old_rows] = self.lengths
+        self._keys, self._values, self.mask, self.lengths = keys, values, mask, lengths
+        self._slice_layers()
+
+    def start(self, first: int, lengths: Tensor) -> None:
+        """Slots from `first` on begin with prompts of `lengths` [n] positions (to be filled by `fill`)."""
+        last = first + lengths.shape[0]
+        self.lengths[first:last] = lengths
+        is_own = torch.arange(self.capacity, device=self._device) < lengths[:, None, None, None]
+        self.mask[first:last] = torch.where(is_own, 0.0, -torch.inf).to(self._dtype)
+
+    def fill(self, layer: int, slots: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write prompt keys and values [n, kv_heads, T, head_dim] into `slots` [n], from position 0."""
+        length = keys.shape[2]
+        self.keys[layer][slots, :, :length] = keys
+        self.values[layer][slots, :, :length] = values
+
+    def advance(self, rows: int) -> Tensor:
+        """Open the next position of the first `rows` rows; returns where `append` writes, [rows * kv_heads]."""
+        position = self.lengths[:rows]
+        self.mask[:rows].scatter_(3, position[:, None, None, None].expand(rows, self._kv_heads, 1, 1), 0.0)
+        heads = torch.arange(rows * self._kv_heads, device=self._device).view(rows, self._kv_heads)
+        index = heads * self.capacity + position[:, None]
+        self.lengths[:rows] += 1
+        return index.view(-1)
+
+    def append(self, layer: int, index: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write one position of each row, [rows * kv_heads, head_dim], where `advance` said."""
+        self._flat_keys[layer].index_copy_(0, index, keys)
+        self._flat_values[layer].index_copy_(0, index, values)
+
+    def move(self, sources: Tensor, targets: Tensor, length: int) -> None:
+        """Copy the rows `sources` [n] over the rows `targets` [n]; no row is longer than `length`."""
+        self._keys[:, targets, :, :length] = self._keys[:, sources, :, :length]
+        self._values[:, targets, :, :length] = self._values[:, sources, :, :length]
+        self.mask[targets] = self.mask[sources]
+        self.lengths[targets] = self.lengths[sources]
+
+    def _empty(self, rows: int, capacity: int) -> Tensor:
+        # Zeros, not garbage: a masked weight of 0 times a stale NaN would still be NaN.
+        shape = (self._layers, rows, self._kv_heads, capacity, self._head_dim)
+        return torch.zeros(shape, dtype=self._dtype, device=self._device)
+
+    def _slice_layers(self) -> None:
+        self.keys, self.values = list(self._keys), list(self._values)
+        self._flat_keys = [layer.view(-1, self._head_dim) for layer in self.keys]
+        self._flat_values = [layer.view(-1, self._head_dim) for layer in self.values]

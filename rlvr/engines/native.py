@@ -1,0 +1,303 @@
+"""The native engine: continuous batching over a Hugging Face causal LM, in the trainer's own process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+
+from rlvr.engines.rows import BROKEN, ENDED, GOES_ON, RowTable
+from rlvr.engines.select import choose_decoder
+from rlvr.engines.stops import StopFinder
+from rlvr.errors import EngineError, boundary
+from rlvr.types import Completion, FinishReason, Sampling
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(slots=True)
+class _Request:
+    """A row, from its arrival to its completion."""
+
+    prompt: tuple[int, ...]
+    sampling: Sampling
+    limit: int  # tokens that it may sample
+    future: asyncio.Future[Completion]
+    born: int = 0  # the engine's clock when its prompt was prefilled
+
+
+class NativeEngine:
+    """Generates for any number of concurrent `generate` calls, up to `max_rows` at a time, first come first served.
+
+    Rows that finish leave at once and waiting requests take their place; requests with the same prompt that enter together
+    share its prefill. In fp32 on the CPU a request's tokens depend on its prompt, its `Sampling` and the weights alone.
+
+    `model` is the trainer's own. With precision fp32 its weights are read in place where possible; with bf16 the engine
+    keeps a bf16 copy. Either way `update_weights` must follow every change of weights. `decoder_name` says what runs:
+    "llama" (our own forward pass; LoRA adapters are merged into copies), "generic" (the model's forward pass with a cache)
+    or "generic-uncached".
+
+    Logprobs are those of the distribution sampled from; a greedy request (temperature 0) records the log-softmax of the
+    plain logits. The NaN of a diverged model is an error, never a token.
+
+    Raises:
+        EngineError: `max_context` beyond the model's, or a model that cannot be decoded.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_rows: int = 256,
+        max_context: int | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
+    ) -> None:
+        if precision not in _DTYPES:
+            raise EngineError(f"engine precision = {precision!r}; choose one of {', '.join(_DTYPES)}")
+        if max_rows < 1:
+            raise EngineError(f"engine max_rows = {max_rows}; set it to 1 or more")
+        self.policy_version = 0
+        self.max_context = _context(model, max_context)
+        self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
+        self._max_rows = max_rows
+        self._stops = None if tokenizer is None else StopFinder(tokenizer)
+        self.eos_ids = _eos_ids(model, tokenizer)
+        with boundary(EngineError, f"preparing {type(model).__name__} for generation"):
+            self._decoder = choose_decoder(model, dtype=_DTYPES[precision], max_context=self.max_context)
+        self.decoder_name = self._decoder.name
+        self._table = RowTable(next(model.parameters()).device, self.eos_ids)
+        self._waiting: deque[_Request] = deque()
+        self._rows: list[_Request] = []  # in slot order
+        self._clock = 0  # decode steps so far
+        self._reach = 0  # the longest row's length minus the clock
+        self._has_cancelled = False
+        self._server: asyncio.Task[None] | None = None
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """Sample one completion of `prompt_ids`.
+
+        It ends with an end-of-sequence token, with the token that completes a stop string, after `max_tokens`, or where the
+        context is full.
+
+        Raises:
+            EngineError: an empty or too long prompt, a setting out of range, or a forward pass that failed.
+        """
+        prompt = tuple(prompt_ids)
+        self._check(prompt, sampling)
+        loop = asyncio.get_running_loop()
+        self._leave_dead_loop()
+        limit = min(sampling.max_tokens, self.max_context - len(prompt))
+        request = _Request(prompt, sampling, limit, loop.create_future())
+        self._waiting.append(request)
+        if self._server is None or self._server.done():
+            self._server = loop.create_task(self._serve())
+        try:
+            return await request.future
+        except asyncio.CancelledError:
+            self._has_cancelled = True
+            raise
+
+    def update_weights(self) -> None:
+        """Take over the model's present weights and raise `policy_version` by one.
+
+        Raises:
+            EngineError: requests are in flight.
+        """
+        if self._waiting or self._rows:
+            count = len(self._waiting) + len(self._rows)
+            raise EngineError(f"weights cannot change while {count} requests are in flight; await them first")
+        with boundary(EngineError, "taking over the policy's weights"):
+            self._decoder.refresh()
+        self.policy_version += 1
+
+    async def close(self) -> None:
+        """Cancel what is in flight and free the cache."""
+        server, self._server = self._server, None
+        if server is not None and not server.done():
+            server.cancel()
+            await asyncio.wait([server])
+        self._forget()
+
+    async def _serve(self) -> None:
+        """Step until nobody waits, letting other coroutines run between steps."""
+        try:
+            while self._waiting or self._rows:
+                with boundary(EngineError, f"generating, with {len(self._rows)} rows and {len(self._waiting)} requests waiting"):
+                    self._step()
+                await asyncio.sleep(0)
+        except EngineError as error:
+            for request in (*self._rows, *self._waiting):
+                if not request.future.done():
+                    failure = EngineError(str(error))
+                    failure.__cause__ = error.__cause__
+                    request.future.set_exception(failure)
+        finally:
+            for request in (*self._rows, *self._waiting):
+                request.future.cancel()
+            self._forget()
+
+    @torch.no_grad()
+    def _step(self) -> None:
+        if self._has_cancelled:
+            self._drop_cancelled()
+        self._admit()
+        if self._rows:
+            self._clock += 1
+            logits = self._decoder.decode(self._table.last_tokens(), self._longest())
+            self._draw(0, logits)
+
+    def _admit(self) -> None:
+        """Let waiting requests in. A few free rows wait for more, so that a prefill serves several."""
+        room = self._max_rows - len(self._rows)
+        if not self._waiting or room < min(len(self._waiting), self._max_rows // 16 + 1):
+            return
+        entering = [self._waiting.popleft() for _ in range(min(room, len(self._waiting)))]
+        first = len(self._rows)
+        prompts: dict[tuple[int, ...], int] = {}
+        prompt_of_row = [prompts.setdefault(request.prompt, len(prompts)) for request in entering]
+        for request in entering:
+            request.born = self._clock
+        self._rows += entering
+        self._find_reach()
+        self._table.append([request.sampling for request in entering], [request.limit for request in entering])
+        self._draw(first, self._decoder.prefill(first, list(prompts), prompt_of_row))
+
+    def _draw(self, first: int, logits: torch.Tensor) -> None:
+        """Sample for the rows from `first` on and let the finished ones go."""
+        most = self._clock + 1 - min(request.born for request in self._rows)
+        states, tokens = self._table.draw(first, logits, most)
+        finished: dict[int, FinishReason] = {}
+        if any(states):
+            if BROKEN in states:
+                raise EngineError("the model's logits are NaN; its weights have diverged (lower optim.lr) or are damaged")
+            for row, state in enumerate(states, start=first):
+                if state != GOES_ON:
+                    finished[row] = FinishReason.STOP if state == ENDED else FinishReason.LENGTH
+        for row, token in enumerate(tokens, start=first):
+            if self._rows[row].sampling.stop and self._completes_stop(row, token):
+                finished[row] = FinishReason.STOP
+        if finished:
+            self._finish(finished)
+
+    def _completes_stop(self, row: int, token: int) -> bool:
+        stops, request = self._stops, self._rows[row]
+        assert stops is not None
+        stop = request.sampling.stop
+        if not stops.may_complete(token, stop):
+            return False
+        count = self._count(request)
+        [tail] = self._table.tokens([row], max(0, count - stops.window(stop)), count)
+        return stops.is_complete(tail, stop)
+
+    def _finish(self, finished: dict[int, FinishReason]) -> None:
+        rows = sorted(finished)
+        most = max(self._count(self._rows[row]) for row in rows)
+        token_ids, logprobs = self._table.tokens(rows, 0, most), self._table.logprobs(rows, 0, most)
+        for row, ids, values in zip(rows, token_ids, logprobs, strict=True):
+            request = self._rows[row]
+            count = self._count(request)
+            if not request.future.done():
+                completion = Completion(tuple(ids[:count]), tuple(values[:count]), finished[row], self.policy_version)
+                request.future.set_result(completion)
+        self._remove(rows)
+
+    def _drop_cancelled(self) -> None:
+        self._has_cancelled = False
+        self._waiting = deque(request for request in self._waiting if not request.future.done())
+        self._remove([row for row, request in enumerate(self._rows) if request.future.done()])
+
+    def _remove(self, gone: list[int]) -> None:
+        """Close the gaps that the rows `gone` (ascending) leave with the last rows, so that the batch stays dense."""
+        if not gone:
+            return
+        left = len(self._rows) - len(gone)
+        leaving = set(gone)
+        targets = [row for row in gone if row < left]
+        sources = [row for row in range(left, len(self._rows)) if row not in leaving]
+        for source, target in zip(sources, targets, strict=True):
+            self._rows[target] = self._rows[source]
+        del self._rows[left:]
+        self._find_reach()
+        self._table.move(sources, targets, left)
+        if left:
+            self._decoder.move(sources, targets, left, self._longest())
+        else:
+            self._decoder.clear()
+
+    def _count(self, request: _Request) -> int:
+        """Tokens that a row has sampled."""
+        return self._clock - request.born + 1
+
+    def _longest(self) -> int:
+        """Positions in the cache of the longest row: its prompt and what it sampled, but for the newest token."""
+        return self._reach + self._clock
+
+    def _find_reach(self) -> None:
+        self._reach = max((len(request.prompt) - request.born for request in self._rows), default=0)
+
+    def _forget(self) -> None:
+        self._waiting.clear()
+        self._rows.clear()
+        self._table.clear()
+        self._decoder.clear()
+
+    def _leave_dead_loop(self) -> None:
+        """Drop what an event loop left behind that was closed without ending its tasks."""
+        if self._server is None or self._server.done():
+            return
+        loop = self._server.get_loop()
+        if loop.is_closed():
+            self._server = None
+            self._forget()
+        elif loop is not asyncio.get_running_loop():
+            raise EngineError("the engine is serving another event loop; use one engine for each loop")
+
+    def _check(self, prompt: tuple[int, ...], sampling: Sampling) -> None:
+        if not prompt:
+            raise EngineError("the prompt is empty; give at least one token (e.g. the beginning-of-sequence token)")
+        if len(prompt) >= self.max_context:
+            raise EngineError(
+                f"the prompt has {len(prompt)} tokens, but the context holds {self.max_context}, completion included; "
+                "shorten the prompt or leave the problem out"
+            )
+        if min(prompt) < 0 or max(prompt) >= self._vocabulary:
+            wrong = next(token for token in prompt if not 0 <= token < self._vocabulary)
+            raise EngineError(f"token id {wrong} in the prompt, but the model knows 0..{self._vocabulary - 1}; wrong tokenizer?")
+        _check_sampling(sampling)
+        if sampling.stop and self._stops is None:
+            raise EngineError("stop strings need a tokenizer; give the engine one or leave `stop` empty")
+
+
+def _check_sampling(sampling: Sampling) -> None:
+    ranges = {
+        "max_tokens": (sampling.max_tokens >= 1, "1 or more"),
+        "temperature": (0.0 <= sampling.temperature < float("inf"), "0 (greedy) or more"),
+        "top_p": (0.0 < sampling.top_p <= 1.0, "above 0, up to 1"),
+        "top_k": (sampling.top_k >= 0, "0 (off) or more"),
+        "min_p": (0.0 <= sampling.min_p <= 1.0, "between 0 and 1"),
+        "stop": (all(sampling.stop), "made of non-empty strings"),
+    }
+    for name, (is_right, allowed) in ranges.items():
+        if not is_right:
+            raise EngineError(f"sampling.{name} = {getattr(sampling, name)!r}, but it must be {allowed}")
+
+
+def _context(model: Any, wanted: int | None) -> int:
+    limit = getattr(model.config, "max_position_embeddings", None) or 2**20
+    if wanted is not None and wanted > limit:
+        raise EngineError(f"max_context = {wanted}, but the model has {limit} positions; lower it")
+    return int(wanted or limit)
+
+
+def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a sequence, according to the generation config, the config and the tokenizer."""
+    found: set[int] = set()
+    for owner in (getattr(model, "generation_config", None), model.config, tokenizer):
+        value = getattr(owner, "eos_token_id", None)
+        found.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
+    return frozenset(found)

@@ -1,0 +1,129 @@
+"""What the scheduler keeps of each row on the device: its settings, its counters and what it has sampled."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from rlvr.engines.sampler import SamplingColumns, mixed, sample, uniforms
+from rlvr.types import Sampling
+
+GOES_ON, ENDED, FULL, BROKEN = range(4)  # a row after a draw: on; end of sequence; at its limit; NaN logits
+_STREAM, _COUNT, _LIMIT = range(3)
+_TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = range(4)
+
+
+class RowTable:
+    """Rows 0..n-1 in slot order. One copy to the host for each step, whatever the number of rows."""
+
+    def __init__(self, device: torch.device, eos_ids: Collection[int]) -> None:
+        self._device = device
+        self._eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.long, device=device)
+        self.clear()
+
+    def clear(self) -> None:
+        self._settings: list[Sampling] = []
+        self._integers = torch.zeros(0, 3, dtype=torch.long, device=self._device)
+        self._floats = torch.zeros(0, 4, dtype=torch.float64, device=self._device)
+        self._tokens = torch.zeros(0, 0, dtype=torch.long, device=self._device)
+        self._logprobs = torch.zeros(0, 0, device=self._device)
+        self._columns: SamplingColumns | None = None
+
+    def __len__(self) -> int:
+        return len(self._settings)
+
+    def append(self, settings: Sequence[Sampling], limits: Sequence[int]) -> None:
+        """New rows that may sample `limits` tokens each."""
+        integers = [[_signed(s.seed), 0, limit] for s, limit in zip(settings, limits, strict=True)]
+        added = torch.tensor(integers, dtype=torch.long, device=self._device)
+        added[:, _STREAM] = mixed(added[:, _STREAM])
+        floats = [[s.temperature, s.top_k, s.top_p, s.min_p] for s in settings]
+        self._integers = torch.cat([self._integers[: len(self)], added])
+        self._floats = torch.cat([self._floats[: len(self)], torch.tensor(floats, dtype=torch.float64, device=self._device)])
+        self._settings += settings
+        self._columns = None
+        self._reserve(len(self), 16)
+
+    def last_tokens(self) -> Tensor:
+        """The token that each row sampled last, [n]."""
+        rows = len(self)
+        return self._tokens[:rows].gather(1, self._integers[:rows, _COUNT, None] - 1)[:, 0]
+
+    def draw(self, first: int, logits: Tensor, most: int) -> tuple[list[int], list[int]]:
+        """Sample a token for the rows from `first` on, from logits [n - first, V]; no row holds more than `most` tokens then.
+
+        Returns their states (GOES_ON, ENDED, FULL or BROKEN) and their tokens: the step's one transfer to the host.
+        """
+        rows = len(self)
+        self._reserve(rows, most)
+        integers = self._integers[first:rows]
+        count = integers[:, _COUNT]
+        tokens, logprobs = sample(logits, self._sampling_columns(first), uniforms(integers[:, _STREAM], count))
+        self._tokens[first:rows].scatter_(1, count[:, None], tokens[:, None])
+        self._logprobs[first:rows].scatter_(1, count[:, None], logprobs[:, None])
+        integers[:, _COUNT] += 1
+        state = (integers[:, _COUNT] >= integers[:, _LIMIT]).long() * FULL
+        state = state.masked_fill((tokens[:, None] == self._eos_ids).any(-1), ENDED)
+        states, drawn = torch.stack([state.masked_fill(logprobs.isnan(), BROKEN), tokens]).tolist()
+        return states, drawn
+
+    def tokens(self, rows: Sequence[int], start: int, end: int) -> list[list[int]]:
+        """The tokens that `rows` sampled as their start-th to end-th (what lies beyond a row's count is stale)."""
+        drawn: list[list[int]] = self._tokens[torch.tensor(rows, device=self._device), start:end].tolist()
+        return drawn
+
+    def logprobs(self, rows: Sequence[int], start: int, end: int) -> list[list[float]]:
+        """The log-probabilities that go with `tokens`."""
+        drawn: list[list[float]] = self._logprobs[torch.tensor(rows, device=self._device), start:end].tolist()
+        return drawn
+
+    def move(self, sources: Sequence[int], targets: Sequence[int], rows: int) -> None:
+        """Row sources[k] takes slot targets[k]; afterwards `rows` rows are left."""
+        for source, target in zip(sources, targets, strict=True):
+            self._settings[target] = self._settings[source]
+        del self._settings[rows:]
+        if sources:
+            source_index, target_index = torch.tensor([sources, targets], device=self._device)
+            for table in (self._integers, self._floats, self._tokens, self._logprobs):
+                table[target_index] = table[source_index]
+        self._columns = None
+
+    def _sampling_columns(self, first: int) -> SamplingColumns:
+        if first:
+            return self._read_columns(first)
+        if self._columns is None:
+            self._columns = self._read_columns(0)
+        return self._columns
+
+    def _read_columns(self, first: int) -> SamplingColumns:
+        settings = self._settings[first:]
+        floats = self._floats[first : len(self)]
+        truncated = [i for i, s in enumerate(settings) if s.temperature > 0 and (s.top_k > 0 or s.top_p < 1 or s.min_p > 0)]
+        return SamplingColumns(
+            temperature=floats[:, _TEMPERATURE].float(),
+            top_k=floats[:, _TOP_K],
+            top_p=floats[:, _TOP_P],
+            min_p=floats[:, _MIN_P].float(),
+            truncated=torch.tensor(truncated, device=self._device) if truncated else None,
+            has_greedy=any(s.temperature == 0 for s in settings),
+            has_temperature=any(s.temperature not in (0.0, 1.0) for s in settings),
+        )
+
+    def _reserve(self, rows: int, width: int) -> None:
+        old_rows, old_width = self._tokens.shape
+        if rows <= old_rows and width <= old_width:
+            return
+        rows = max(rows, old_rows)
+        width = old_width if width <= old_width else max(width, 2 * old_width, 64)
+        tokens = torch.zeros(rows, width, dtype=torch.long, device=self._device)
+        logprobs = torch.zeros(rows, width, device=self._device)
+        tokens[:old_rows, :old_width], logprobs[:old_rows, :old_width] = self._tokens, self._logprobs
+        self._tokens, self._logprobs = tokens, logprobs
+
+
+def _signed(seed: int) -> int:
+    """The low 64 bits of `seed` as an int64."""
+    low = seed & (2**64 - 1)
+    return low - 2**64 if low >= 2**63 else low
