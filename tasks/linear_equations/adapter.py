@@ -17,7 +17,7 @@ Positive = Annotated[int, Field(ge=1)]
 
 
 class Adapter(Generator):
-    """`unknowns`: fewest and most; `coefficient`, `value`: largest size; `denominator`: largest of a solution's, 1: whole numbers."""
+    """`unknowns`: fewest and most; `coefficient`, `value`: largest size; `denominator`: largest, 1 for whole numbers."""
 
     unknowns: tuple[int, int]
     coefficient: Positive
