@@ -23,10 +23,10 @@ LOW_MEMORY_GB = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One finding. `warn` is worth reading; `missing` means that training cannot run here."""
+    """One finding. `off` is a choice, `warn` is worth reading, `missing` means that training cannot run here."""
 
     name: str
-    status: Literal["ok", "warn", "missing"]
+    status: Literal["ok", "off", "warn", "missing"]
     value: str
     do: str = ""
 
@@ -60,11 +60,11 @@ def examine() -> Iterator[Check]:
 
 
 def _packages() -> Iterator[Check]:
-    extras = _requirements()
+    extras = requirements()
     needed = extras[""] | extras["train"]  # without these `rlvr train` cannot run; the others are choices
     seen: set[str] = set()
-    for extra in sorted(extras, key=lambda extra: (len(extras[extra]), extra)):
-        for name, wanted in extras[extra].items():
+    for extra, packages in extras.items():
+        for name, wanted in packages.items():
             if name not in seen:
                 yield _package(name, wanted, extra, is_needed=name in needed)
             seen.add(name)
@@ -73,16 +73,19 @@ def _packages() -> Iterator[Check]:
 def _package(name: str, wanted: str, extra: str, *, is_needed: bool) -> Check:
     installed = _version(name)
     label = f"{name} [{extra}]" if extra else name
-    install = f"pip install 'rlvr[{extra}]'" if extra else "pip install rlvr"
+    install = f"pip install 'rlvr[{'train' if is_needed else extra}]'"
     if installed is None:
-        return Check(label, "missing" if is_needed else "ok", "not installed" + ("" if is_needed else " (optional)"), install)
+        return Check(label, "missing" if is_needed else "off", "not installed", install)
     if not _satisfies(installed, wanted):
         return Check(label, "missing" if is_needed else "warn", f"{installed}, but rlvr needs {wanted}", install)
     return Check(label, "ok", installed)
 
 
-def _requirements() -> dict[str, dict[str, str]]:
-    """Extra -> package -> version range, of everything that rlvr declares, development tools aside; "" is the core."""
+def requirements() -> dict[str, dict[str, str]]:
+    """Extra -> package -> version range, of everything that rlvr declares, development tools aside; "" is the core.
+
+    Small extras come first, so that the first one with a package is the least to install for it.
+    """
     import re
     from importlib.metadata import requires
 
@@ -94,7 +97,7 @@ def _requirements() -> dict[str, dict[str, str]]:
         parts = re.match(r"([\w.-]+)(?:\[[^]]*\])?\s*(.*)", declared.strip())
         if parts and parts[1] != "rlvr" and extra != "dev":
             found.setdefault(extra, {})[parts[1]] = parts[2].strip()
-    return found
+    return dict(sorted(found.items(), key=lambda item: (item[0] != "", len(item[1]), item[0])))
 
 
 def _version(package: str) -> str | None:
@@ -168,7 +171,7 @@ def _docker() -> Check:
     try:
         answer = _ping(address)
     except (OSError, ConfigError) as error:
-        return Check("docker engine", "ok", f"not reachable at {address} ({error}); only needed to run code in sandboxes")
+        return Check("docker engine", "off", f"{address}: {error}", "start Docker to run code in sandboxes")
     return Check("docker engine", "ok", f"{answer} at {address}")
 
 
@@ -200,7 +203,7 @@ def _ping(address: str) -> str:
 def _data() -> Check:
     folder = os.environ.get("RLVR_DATA")
     if folder is None:
-        return Check("RLVR_DATA", "ok", "unset: real tasks load from the Hugging Face hub")
+        return Check("RLVR_DATA", "off", "unset: real tasks load from the Hugging Face hub")
     if not os.path.isdir(folder):
         return Check("RLVR_DATA", "warn", f"{folder} is not a folder", "point it at a folder of JSONL or Parquet files")
     return Check("RLVR_DATA", "ok", f"{folder}, {len(os.listdir(folder))} files")

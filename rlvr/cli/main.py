@@ -45,10 +45,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except RlvrError as error:
-        if type(error) is RlvrError and error.__cause__ is not None:
+        install = _missing_extra(error)
+        if type(error) is RlvrError and not install:
             traceback.print_exception(error.__cause__)
-        print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, USAGE_ERRORS) else 3
+        print(f"error: {error}{install}", file=sys.stderr)
+        return 2 if isinstance(error, USAGE_ERRORS) and not install else 3
 
 
 def _run(arguments: list[str]) -> int:
@@ -89,6 +90,19 @@ def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Na
         return parser.parse_intermixed_args(arguments)  # options may stand between key=value overrides
     except TypeError:  # argparse cannot intermix where a verb has subcommands
         return parser.parse_args(arguments)
+
+
+def _missing_extra(error: BaseException | None) -> str:
+    """How to install the package whose absence caused the error; empty for any other cause."""
+    while error is not None and not isinstance(error, ModuleNotFoundError):
+        error = error.__cause__
+    if error is None:
+        return ""
+    from rlvr.cli.doctor import requirements
+
+    package = (error.name or "").partition(".")[0].replace("_", "-")
+    extras = [extra for extra, packages in requirements().items() if package in packages]
+    return f"; install it with: pip install 'rlvr[{extras[0]}]'" if extras else ""
 
 
 def _usage() -> str:
