@@ -1,0 +1,101 @@
+"""A run's folder as it lies on disk: summary, metrics, rollouts, configuration. A run that still trains reads fine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rlvr.errors import ConfigError, EvaluationError, boundary
+from rlvr.evaluation.ledger import StoredRollout, read_rollouts
+from rlvr.evaluation.statistics import is_finite_number
+from rlvr.types import JSON
+
+_STEP_FILE = re.compile(r"step-(\d+)\.jsonl(\.gz)?")
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Opened with `open_run`; everything is read when it is asked for."""
+
+    path: Path
+
+    def summary(self) -> dict[str, JSON]:
+        """`summary.json`; empty while the run goes on."""
+        return self._json("summary.json")
+
+    def environment(self) -> dict[str, JSON]:
+        return self._json("environment.json")
+
+    def config_text(self) -> str:
+        """The resolved recipe as TOML text; empty if there is none."""
+        path = self.path / "config.toml"
+        with boundary(EvaluationError, f"{path} cannot be read"):
+            return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+    def metrics(self) -> list[dict[str, float]]:
+        """One dict of finite numbers for each line of `metrics.jsonl`; a line that is still being written is left out.
+
+        Raises:
+            EvaluationError: a line that is not the last is damaged.
+        """
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return []
+        with boundary(EvaluationError, f"{path} cannot be read"):
+            text = path.read_text(encoding="utf-8")
+        rows = []
+        for number, line in enumerate(text[: text.rfind("\n") + 1].splitlines(), start=1):
+            with boundary(EvaluationError, f"{path}, line {number} is damaged"):
+                row = json.loads(line)
+                rows.append({name: value for name, value in row.items() if is_finite_number(value)})
+        return rows
+
+    def steps(self) -> list[int]:
+        """Training steps whose rollouts are stored, in order."""
+        return sorted(self._step_files())
+
+    def rollouts(self, step: int) -> Iterator[StoredRollout]:
+        """The rollouts of one step.
+
+        Raises:
+            ConfigError: no rollouts of this step are stored.
+            EvaluationError: the file is damaged.
+        """
+        files = self._step_files()
+        if step not in files:
+            steps = sorted(files)
+            held = f"steps {steps[0]} to {steps[-1]}" if steps else "no rollouts"
+            raise ConfigError(f"step = {step}, but {self.path} holds {held}")
+        return read_rollouts(files[step])
+
+    def _step_files(self) -> dict[int, Path]:
+        folder = self.path / "rollouts"
+        found = [(match, path) for path in folder.glob("step-*") if (match := _STEP_FILE.fullmatch(path.name))]
+        return {int(match[1]): path for match, path in found}
+
+    def _json(self, name: str) -> dict[str, JSON]:
+        path = self.path / name
+        if not path.is_file():
+            return {}
+        with boundary(EvaluationError, f"{path} cannot be read"):
+            value: Any = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, Mapping):
+            raise EvaluationError(f"{path} holds {type(value).__name__}, but an object is needed")
+        return dict(value)
+
+
+def open_run(path: str | Path) -> RunFolder:
+    """
+    Raises:
+        ConfigError: not a folder, or a folder that no run has written.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        raise ConfigError(f"{path} is not a folder; give a run folder, e.g. runs/quickstart")
+    if not any((path / name).exists() for name in ("config.toml", "metrics.jsonl", "summary.json", "rollouts")):
+        raise ConfigError(f"{path} is not a run folder: it has neither config.toml, metrics.jsonl, summary.json nor rollouts/")
+    return RunFolder(path)
