@@ -17,9 +17,9 @@ class Adapter(RowReader):
     """No arguments."""
 
     def read(self, row: Mapping[str, JSON]) -> Draft:
-        working, _, final = str(_full_answer(row)).partition("####")
-        answer = final if final else str(row.get("answer") or "")
-        metadata = {"working": _CALCULATOR_MARK.sub("", working).strip()} if final else {}
+        working, mark, final = str(_full_answer(row)).partition("####")
+        answer = final if mark else str(row.get("answer") or "")
+        metadata = {"working": _CALCULATOR_MARK.sub("", working).strip()} if mark else {}
         return Draft(first_of(row, "question", "prompt"), answer.strip().replace(",", ""), metadata=metadata)
 
     def demonstrate(self, problem: Problem, rng: random.Random) -> str | None:

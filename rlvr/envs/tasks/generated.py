@@ -39,7 +39,7 @@ class GeneratedProblems:
         return self._streams[split].first(self._sizes[split] if limit is None else limit)
 
     def problem(self, split: str, index: int) -> Problem:
-        return self._streams[split].first(index + 1)[index]
+        return self._streams[split].at(index)
 
     def notes(self) -> tuple[str, ...]:
         return ()
@@ -55,7 +55,12 @@ class _Stream:
     def first(self, count: int) -> list[Problem]:
         while len(self._found) < count:
             self._found.append(self._next())
-        return self._found if len(self._found) == count else self._found[:count]
+        return self._found[:count]
+
+    def at(self, index: int) -> Problem:
+        while len(self._found) <= index:
+            self._found.append(self._next())
+        return self._found[index]
 
     def _next(self) -> Problem:
         for _ in range(MAX_REJECTED):

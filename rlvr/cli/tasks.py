@@ -1,0 +1,210 @@
+"""`rlvr tasks`: list, show and validate tasks."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from rlvr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlvr.envs.tasks import Task
+    from rlvr.envs.validate import SplitReport
+    from rlvr.types import Problem
+
+HELP = "List tasks, show one, or validate one: every gold answer must pass its own verifier."
+MAX_LISTED = 50  # findings of a split that are printed without --json
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    listing = actions.add_parser("list", help="all built-in tasks and plugins")
+    show = actions.add_parser("show", help="settings and a few problems of a task")
+    validate = actions.add_parser(
+        "validate", help="check every problem without a model; exit code 1 if one fails", description=VALIDATE
+    )
+    for action in (show, validate):
+        action.add_argument("task", help="name, folder with task.toml, or .jsonl, .jsonl.gz or .parquet file")
+        action.add_argument("args", nargs="*", metavar="KEY=VALUE", help="arguments of the task, e.g. terms=[6,8]")
+        action.add_argument("--split", help="show: the first by default; validate: all by default")
+    show.add_argument("-n", type=int, default=3, help="problems to show (3)")
+    validate.add_argument("--limit", type=int, help="problems of each split (data sets: all; endless tasks: 500)")
+    validate.add_argument("--workers", type=int, default=2, help="processes for verifiers that run apart (2)")
+    for action in (listing, show, validate):
+        action.add_argument("--json", action="store_true", help="print JSON")
+
+
+VALIDATE = (
+    "For every problem: the gold answer passes the task's own verifier, an empty response and other problems' answers do not. "
+    "Ids are distinct, prompts are not empty, and no test prompt is a training prompt."
+)
+
+
+def run(args: argparse.Namespace) -> int:
+    return {"list": _list, "show": _show, "validate": _validate}[args.action](args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    from rlvr.envs.tasks import load_task, task_names
+
+    tasks = [load_task(name) for name in task_names()]
+    if args.json:
+        _print_json([_summary(task) for task in tasks])
+        return 0
+    table = _table("task", "kind", "splits", "verifier", "description")
+    for task in tasks:
+        verifiers = ", ".join(verifier.name for verifier in task.verifiers)
+        table.add_row(
+            task.name, "endless" if task.is_endless else "data set", ", ".join(task.splits), verifiers, task.description
+        )
+    _console().print(table)
+    return 0
+
+
+def _show(args: argparse.Namespace) -> int:
+    if args.n < 1:
+        raise ConfigError(f"-n {args.n}: at least one problem is shown")
+    task = _load(args)
+    split = args.split or task.splits[0]
+    problems = task.problems(split, limit=args.n)
+    if args.json:
+        _print_json({**_summary(task), "problems": [_problem_json(problem) for problem in problems], "notes": list(task.notes)})
+        return 0
+    console = _console()
+    console.print(f"[bold]{task.name}[/bold]  {_escape(task.description)}")
+    for key, value in _summary(task).items():
+        if key not in ("name", "description"):
+            console.print(f"  {key:<12} {_escape(_compact(value))}")
+    for problem in problems:
+        console.print(f"\n[bold]{_escape(problem.id)}[/bold]")
+        for message in problem.prompt:
+            console.print(f"  [dim]{message.role}:[/dim] {_escape(message.content)}")
+        console.print(f"  [dim]answer:[/dim] {_escape(_compact(problem.answer))}")
+    _print_notes(task)
+    return 0
+
+
+def _validate(args: argparse.Namespace) -> int:
+    import asyncio
+
+    from rlvr.envs.validate import validate
+
+    task = _load(args)
+    splits = [args.split] if args.split else []
+    with _progress() as progress:
+        bars: dict[str, Any] = {}
+
+        def on_problem(split: str, done: int, total: int) -> None:
+            if split not in bars:
+                bars[split] = progress.add_task(f"{task.name} {split}", total=total)
+            progress.update(bars[split], completed=done)
+
+        reports = asyncio.run(validate(task, splits, limit=args.limit, workers=args.workers, on_problem=on_problem))
+    failed = any(report.findings for report in reports)
+    if args.json:
+        _print_json(
+            {"task": task.name, "valid": not failed, "splits": [_report_json(r) for r in reports], "notes": list(task.notes)}
+        )
+    else:
+        _print_reports(task, reports)
+    return 1 if failed else 0
+
+
+def _load(args: argparse.Namespace) -> Task:
+    from rlvr.envs.tasks import load_task
+
+    return load_task(args.task, dict(_argument(text) for text in args.args))
+
+
+def _argument(text: str) -> tuple[str, Any]:
+    """`terms=[6,8]` as TOML; what is no TOML value is text."""
+    import tomllib
+
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"task argument {text!r} is not of the form key=value, e.g. terms=[6,8]")
+    try:
+        return key, tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        return key, value
+
+
+def _print_reports(task: Task, reports: list[SplitReport]) -> None:
+    console = _console()
+    for report in reports:
+        verdict = f"[red]{len(report.findings)} faults[/red]" if report.findings else "[green]all pass[/green]"
+        console.print(f"{task.name} {report.split}: {report.problems} problems, {verdict}")
+        for finding in report.findings[:MAX_LISTED]:
+            console.print(f"  {_escape(finding.problem_id)}  [bold]{finding.fault}[/bold]  {_escape(finding.detail)}")
+        if len(report.findings) > MAX_LISTED:
+            console.print(f"  ... and {len(report.findings) - MAX_LISTED} more; --json prints all")
+    _print_notes(task)
+
+
+def _print_notes(task: Task) -> None:
+    for note in task.notes:
+        _console().print(f"[yellow]note:[/yellow] {_escape(note)}")
+
+
+def _summary(task: Task) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "description": task.description,
+        "kind": "endless" if task.is_endless else "data set",
+        "folder": str(task.folder),
+        "splits": list(task.splits),
+        "args": dict(task.args),
+        "verifiers": [verifier.model_dump() for verifier in task.verifiers],
+        "max_tokens": task.max_tokens,
+        "stop": list(task.stop),
+    }
+
+
+def _problem_json(problem: Problem) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(problem)
+
+
+def _report_json(report: SplitReport) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(report)
+
+
+def _print_json(value: Any) -> None:
+    import json
+
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _compact(value: Any) -> str:
+    import json
+
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(soft_wrap=True, highlight=False)
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _table(*columns: str) -> Any:
+    from rich.table import Table
+
+    return Table(*columns, box=None, header_style="bold", padding=(0, 2, 0, 0))
+
+
+def _progress() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
