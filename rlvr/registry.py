@@ -91,6 +91,7 @@ def names(kind: str) -> list[str]:
 
 def installed(kind: str) -> list[tuple[str, str, str]]:
     """(name, reference, origin) of every plugin of a kind, without importing any."""
+    _check_kind(kind)
     rows = [(entry.name, entry.value, _origin(entry)) for entry in _entries(kind)]
     seen = {(name, reference) for name, reference, _ in rows}  # a loaded built-in has registered itself, too
     decorated = [plugin for (known, _), plugin in _decorated.items() if known == kind]

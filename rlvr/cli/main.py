@@ -46,9 +46,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except RlvrError as error:
         install = _missing_extra(error)
-        if type(error) is RlvrError and not install:
+        is_unexpected = type(error) is RlvrError
+        if is_unexpected and not install:
             traceback.print_exception(error.__cause__)
-        print(f"error: {error}{install}", file=sys.stderr)
+        print(f"error: {error.__cause__ if is_unexpected and install else error}{install}", file=sys.stderr)
         return 2 if isinstance(error, USAGE_ERRORS) and not install else 3
 
 

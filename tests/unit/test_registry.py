@@ -3,7 +3,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,10 +23,8 @@ VALUE = 1
 
 
 @pytest.fixture(autouse=True)
-def _own_decorated_plugins(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def _own_decorated_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_decorated", dict(registry._decorated))
-    yield
-    registry._entries.cache_clear()
 
 
 @pytest.fixture
@@ -35,24 +32,6 @@ def plugin_file(tmp_path: Path) -> Path:
     path = tmp_path / "mine.py"
     path.write_text(PLUGIN.format(name="mine", function="grade"))
     return path
-
-
-@pytest.fixture
-def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that stands for an installed distribution with entry points of its own."""
-    site = tmp_path / "site"
-    info = site / "other_rlvr-1.2.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: other-rlvr\nVersion: 1.2\n")
-    (info / "entry_points.txt").write_text(
-        "[rlvr.tools]\nruler = other_rlvr:ruler\nabsent = other_rlvr:absent\nbroken = other_rlvr_missing:tool\n"
-        "[rlvr.envs]\nsingle_turn = other_rlvr:ruler\n"
-    )
-    (site / "other_rlvr.py").write_text("def ruler():\n    return 30\n")
-    monkeypatch.syspath_prepend(site)
-    registry._entries.cache_clear()
-    yield site
-    sys.modules.pop("other_rlvr", None)
 
 
 def test_a_decorated_object_is_found_by_its_name_and_returned_unchanged() -> None:
