@@ -40,7 +40,7 @@ def load_model(path: str | Path, settings: ModelConfig) -> LoadedModel:
         CheckpointError: nothing at `path`, an incomplete folder, or weights that do not fit the model.
         ConfigError: a device or precision that this machine does not have.
     """
-    source = str(Path(path).expanduser())
+    source = str(Path(path).expanduser()) if str(path).startswith("~") else str(path)
     device = _device(settings.device)
     precision = _precision(settings.precision, device)
     _check_source(source)

@@ -60,7 +60,7 @@ def test_bf16_is_what_was_asked_for(folder: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "./missing", "a/b/c", "~/missing"])
 def test_a_missing_folder_is_named(path: str) -> None:
-    with pytest.raises(CheckpointError, match="no such folder.*hub name"):
+    with pytest.raises(CheckpointError, match=r"no such folder.*hub name"):
         load_model(path, CPU)
 
 
@@ -68,7 +68,7 @@ def test_a_name_that_the_hub_does_not_give_is_named(monkeypatch: pytest.MonkeyPa
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match="no model at 'nobody/nothing'.*no such folder here.*hub.*HF_TOKEN"):
+    with pytest.raises(CheckpointError, match=r"no model at 'nobody/nothing'.*no such folder here.*hub.*HF_TOKEN"):
         load_model("nobody/nothing", CPU)
 
 
