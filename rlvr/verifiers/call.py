@@ -20,10 +20,10 @@ def call_verifier(verifier: Verifier, rollout: Rollout, settings: Mapping[str, J
     start = perf_counter()
     try:
         with boundary(VerifierError, f"verifier {verifier.name!r} raised"):
-            verdict = verifier.function(rollout.problem, rollout, **settings)
-        if not isinstance(verdict, Verdict):
-            kind = type(verdict).__name__
-            raise VerifierError(f"verifier {verifier.name!r} returned {kind}, not a Verdict")
+            result: object = verifier.function(rollout.problem, rollout, **settings)
+        if not isinstance(result, Verdict):
+            raise VerifierError(f"verifier {verifier.name!r} returned {type(result).__name__}, not a Verdict")
+        verdict = result
     except RlvrError as error:
         verdict = Verdict.error(clip(str(error), MAX_REASON_CHARS))
     return _bounded(verdict, perf_counter() - start)

@@ -28,7 +28,7 @@ def exact(
     """Correct when the final answer is the gold text after Unicode NFKC, white space and (by default) case are evened out."""
     if isinstance(problem.answer, bool) or not isinstance(problem.answer, (str, int, float)):
         return Verdict.error(f"gold answer of {problem.id} is {type(problem.answer).__name__}; 'exact' wants text or a number")
-    gold = _normal(str(problem.answer), case_sensitive, strip_punctuation)
+    gold = _normal(str(problem.answer), case_sensitive=case_sensitive, strip_punctuation=strip_punctuation)
     if not gold:
         return Verdict.error(f"gold answer of {problem.id} is empty")
     found = find_answer(rollout.response, extract, strict=strict, auto=TEXT_RULES)
@@ -38,7 +38,7 @@ def exact(
         return Verdict.incorrect(found.text[:MAX_TEXT_CHARS], found.reason)
     if len(found.text) > MAX_TEXT_CHARS:
         return Verdict.incorrect(reason=f"the answer has {len(found.text)} characters; at most {MAX_TEXT_CHARS} are read")
-    if _normal(found.text, case_sensitive, strip_punctuation) == gold:
+    if _normal(found.text, case_sensitive=case_sensitive, strip_punctuation=strip_punctuation) == gold:
         return Verdict.correct(found.text)
     return Verdict.incorrect(found.text, "another text than the gold answer")
 
@@ -62,8 +62,11 @@ def number(
     value = parse_number(found.text)
     if value is None and not strict:
         value = number_within(found.text)
-    if value is None:
-        return Verdict.unparsed(f"the answer is not one number: {found.text[:80]!r}")
+        if value is None and found.rule == "sentence" and extract == "auto":
+            found = find_answer(rollout.response, "last_number")  # "The answer is easy to see: 2 + 3 is 5."
+            value = parse_number(found.text or "")
+    if value is None or found.text is None:
+        return Verdict.unparsed(f"the answer is not one number: {(found.text or '')[:80]!r}")
     if same_number(gold, value) or (tolerance > 0 and close(gold.value, value.value, Fraction(tolerance))):
         return Verdict.correct(found.text)
     return Verdict.incorrect(found.text, "another number than the gold answer")
@@ -90,7 +93,7 @@ def number_within(text: str) -> Number | None:
     return values[0] if len(values) == 1 else None
 
 
-def _normal(text: str, case_sensitive: bool, strip_punctuation: bool) -> str:
+def _normal(text: str, *, case_sensitive: bool, strip_punctuation: bool) -> str:
     text = " ".join(unicodedata.normalize("NFKC", text).split())
     if strip_punctuation:
         text = text.strip(_PUNCTUATION)

@@ -23,6 +23,7 @@ MARKED: tuple[Rule, ...] = ("answer_tag", "boxed", "hash")
 NUMBER_RULES: tuple[Rule, ...] = (*MARKED, "sentence", "last_number")
 MATH_RULES: tuple[Rule, ...] = (*MARKED, "sentence", "last_math", "last_number")
 TEXT_RULES: tuple[Rule, ...] = (*MARKED, "sentence", "whole")
+CHOICE_RULES: tuple[Rule, ...] = ("answer_tag", "boxed", "sentence")
 
 _THINK_TAG = re.compile(r"<(/?)(think|thinking|reasoning)>", re.IGNORECASE)
 _ANSWER_TAG = re.compile(r"<(/?)(answer|final_answer)>", re.IGNORECASE)
@@ -109,7 +110,7 @@ def find_answer(
     if strict and how == "auto":
         rules = tuple(rule for rule in rules if rule in MARKED)
     for rule in rules:
-        found = _RULES[rule](tail, strict)
+        found = _RULES[rule](tail, is_strict=strict)
         if found is not None:
             return _without_inner_box(found)
     if not parts.answer.strip():
@@ -154,7 +155,7 @@ def tagged(text: str) -> list[str]:
     return contents
 
 
-def _answer_tag(text: str, is_strict: bool) -> Extraction | None:
+def _answer_tag(text: str, *, is_strict: bool) -> Extraction | None:
     contents = [content.strip() for content in tagged(text)]
     filled = [content for content in contents if content]
     if not filled:
@@ -164,7 +165,7 @@ def _answer_tag(text: str, is_strict: bool) -> Extraction | None:
     return _one_of(filled, "answer_tag")
 
 
-def _boxed(text: str, is_strict: bool) -> Extraction | None:
+def _boxed(text: str, *, is_strict: bool) -> Extraction | None:
     found = boxes(text)
     if not found:
         bare = None
@@ -184,7 +185,7 @@ def _boxed(text: str, is_strict: bool) -> Extraction | None:
     return _one_of(contents, "boxed")
 
 
-def _hash(text: str, is_strict: bool) -> Extraction | None:
+def _hash(text: str, *, is_strict: bool) -> Extraction | None:
     at = text.rfind("####")
     if at < 0:
         return None
@@ -193,7 +194,7 @@ def _hash(text: str, is_strict: bool) -> Extraction | None:
     return Extraction(line, "hash") if any(char.isdigit() for char in line) or (is_strict and line) else None
 
 
-def _sentence(text: str, is_strict: bool) -> Extraction | None:
+def _sentence(text: str, *, is_strict: bool) -> Extraction | None:
     last = None
     for last in _SENTENCE.finditer(text):  # noqa: B007
         pass
@@ -206,7 +207,7 @@ def _sentence(text: str, is_strict: bool) -> Extraction | None:
     return Extraction(sentence, "sentence") if sentence else None
 
 
-def _last_math(text: str, is_strict: bool) -> Extraction | None:
+def _last_math(text: str, *, is_strict: bool) -> Extraction | None:
     closing = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
     begin: re.Match[str] | None = None
     content = ""
@@ -219,7 +220,7 @@ def _last_math(text: str, is_strict: bool) -> Extraction | None:
     return Extraction(content, "last_math") if content else None
 
 
-def _last_number(text: str, is_strict: bool) -> Extraction | None:
+def _last_number(text: str, *, is_strict: bool) -> Extraction | None:
     previous = last = None
     for match in numbers_in(text):
         previous, last = last, match
@@ -231,7 +232,7 @@ def _last_number(text: str, is_strict: bool) -> Extraction | None:
     return Extraction(value, "last_number")
 
 
-def _whole(text: str, is_strict: bool) -> Extraction | None:
+def _whole(text: str, *, is_strict: bool) -> Extraction | None:
     return Extraction(text.strip(), "whole") if text.strip() else None
 
 
@@ -245,11 +246,11 @@ def _one_of(contents: list[str], rule: Rule) -> Extraction:
 def _without_inner_box(found: Extraction) -> Extraction:
     if found.text is None or "boxed" not in found.text or found.is_ambiguous:
         return found
-    inner = _boxed(found.text, False)
+    inner = _boxed(found.text, is_strict=False)
     return found if inner is None else Extraction(inner.text, found.rule, inner.reason, inner.is_ambiguous)
 
 
-_RULES: dict[Rule, Callable[[str, bool], Extraction | None]] = {
+_RULES: dict[Rule, Callable[..., Extraction | None]] = {
     "answer_tag": _answer_tag,
     "boxed": _boxed,
     "hash": _hash,

@@ -12,7 +12,8 @@ MAX_EXPONENT = 1_000
 _TRANSLATE = str.maketrans(
     {
         "−": "-", "–": "-", "﹣": "-", "－": "-", "＋": "+", "，": ",", "．": ".", "％": "%", "／": "/", "⁄": "/",
-        "＝": "=", "＄": "$", "\u00a0": " ", "\u2007": " ", "\u2009": " ", "\u202f": " ", "\u2003": " ", "\u3000": " ", "\u200b": None,
+        "＝": "=", "＄": "$", "\u00a0": " ", "\u2007": " ", "\u2009": " ", "\u202f": " ", "\u2003": " ", "\u3000": " ",
+        "\u200b": None,
         "½": " 1/2", "⅓": " 1/3", "⅔": " 2/3", "¼": " 1/4", "¾": " 3/4", "⅕": " 1/5", "⅛": " 1/8",
         **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
     }
@@ -77,7 +78,7 @@ def parse_number(text: str) -> Number | None:
     rest = rest.removeprefix("%").strip().rstrip(".").strip()
     is_spaced = plain[match.end() :][:1] in ("", " ", "%", ".")
     unit = _unit(rest)
-    if rest and not (_UNIT.fullmatch(rest) and _is_unit(unit, is_spaced)):
+    if rest and not (_UNIT.fullmatch(rest) and _is_unit(unit, is_spaced=is_spaced)):
         return None
     value = _value(match)
     if value is None:
@@ -117,8 +118,8 @@ def _rounds(written: Number, exact: Number) -> bool:
     return abs(written.value - exact.value) <= Fraction(1, 2 * 10**written.decimals)
 
 
-def _is_unit(unit: str, is_spaced: bool) -> bool:
-    """ "5 m" and "5km" carry units, "5 clips" counts things; "5m", "3i" and "2 pi" may be products."""
+def _is_unit(unit: str, *, is_spaced: bool) -> bool:
+    # "5 m" and "5km" carry units, "5 clips" counts things; "5m", "3i" and "2 pi" may be products.
     if unit in _NOT_UNITS:
         return False
     if len(unit) == 1 and unit.isalpha():

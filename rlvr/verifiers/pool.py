@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -25,11 +26,11 @@ MAX_OUTPUT_CHARS = 2_000
 logger = logging.getLogger(__name__)
 
 
-class WorkerDied(VerifierError):
+class WorkerDiedError(VerifierError):
     """The worker ended, or broke the protocol, before it answered."""
 
 
-class WorkerTimeout(VerifierError):
+class WorkerTimeoutError(VerifierError):
     """The worker did not answer in time."""
 
 
@@ -48,7 +49,7 @@ class Worker:
             try:
                 self.process = subprocess.Popen(
                     [sys.executable, "-P", "-m", "rlvr.verifiers.worker"],
-                    stdin=child,
+                    stdin=child.fileno(),
                     stdout=child_output,
                     stderr=child_output,
                     env=_environment(),
@@ -64,7 +65,7 @@ class Worker:
         """Import the verifiers. Returns what went wrong, if anything did.
 
         Raises:
-            WorkerDied, WorkerTimeout
+            WorkerDiedError, WorkerTimeoutError
         """
         reply = await self.call({"load": list(references), "memory_mb": memory_mb}, START_TIMEOUT_S)
         self.is_loaded = "error" not in reply
@@ -74,7 +75,7 @@ class Worker:
         """Send a request and wait for its reply. After an exception the worker must be killed.
 
         Raises:
-            WorkerDied, WorkerTimeout
+            WorkerDiedError, WorkerTimeoutError
             VerifierError: the request is not JSON, or too large.
         """
         self._jobs += 1
@@ -84,7 +85,7 @@ class Worker:
         size = frame_size(await self._receive(HEADER_BYTES, deadline))
         reply = decode_frame(await self._receive(size, deadline))
         if reply.get("job") != self._jobs:
-            raise WorkerDied("answered another job than the one it was given")
+            raise WorkerDiedError("answered another job than the one it was given")
         return reply
 
     def is_alive(self) -> bool:
@@ -96,10 +97,8 @@ class Worker:
             return
         if self._owner == os.getpid():
             # Not reaped before this line, so that the group id can not have gone to someone else.
-            try:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-            except (ProcessLookupError, PermissionError):
-                pass
         self._loop.remove_reader(self._output)
         os.close(self._output)
         self._socket.close()
@@ -132,7 +131,7 @@ class Worker:
             except BlockingIOError:
                 await self._wait(deadline, for_reading=False)
             except OSError as error:
-                raise WorkerDied(str(error)) from error
+                raise WorkerDiedError(str(error)) from error
 
     async def _receive(self, size: int, deadline: float) -> bytes:
         data = bytearray()
@@ -143,9 +142,9 @@ class Worker:
                 await self._wait(deadline, for_reading=True)
                 continue
             except OSError as error:
-                raise WorkerDied(str(error)) from error
+                raise WorkerDiedError(str(error)) from error
             if not chunk:
-                raise WorkerDied("hung up")
+                raise WorkerDiedError("hung up")
             data += chunk
         return bytes(data)
 
@@ -164,7 +163,7 @@ class Worker:
         finally:
             remove(self._socket)
         if not done:
-            raise WorkerTimeout("no answer")
+            raise WorkerTimeoutError("no answer")
 
     def _read_output(self) -> None:
         try:
@@ -205,9 +204,9 @@ class WorkerPool:
                     return Verdict.error(self._load_error)
                 try:
                     return await self._attempt(request)
-                except WorkerTimeout:
+                except WorkerTimeoutError:
                     return Verdict.error(f"verifier {name!r} took longer than {self._timeout_s:g} s and was killed")
-                except WorkerDied as error:
+                except WorkerDiedError as error:
                     cause = str(error)
                 except VerifierError as error:
                     return Verdict.error(f"verifier {name!r}: {clip(str(error), MAX_REASON_CHARS)}")
@@ -231,15 +230,15 @@ class WorkerPool:
                 return Verdict.error(self._load_error)
             reply = await worker.call(request, self._timeout_s)
             if "verdict" not in reply:
-                raise WorkerDied(f"failed with {reply.get('error', 'an unreadable answer')}")
+                raise WorkerDiedError(f"failed with {reply.get('error', 'an unreadable answer')}")
             verdict = verdict_from_json(reply["verdict"])
             if reply["is_exhausted"]:
-                raise WorkerDied(f"ran out of memory ({verdict.reason})")
+                raise WorkerDiedError(f"ran out of memory ({verdict.reason})")
             is_reusable = True
             return verdict
-        except WorkerDied as error:
+        except WorkerDiedError as error:
             if "hung up" in str(error) or error.__cause__ is not None:
-                raise WorkerDied(await worker.cause_of_death()) from error
+                raise WorkerDiedError(await worker.cause_of_death()) from error
             raise
         finally:
             if is_reusable and not self._is_closed:

@@ -1,0 +1,99 @@
+"""Refuse mathematics whose evaluation would not end, before any library reads it."""
+
+from __future__ import annotations
+
+import re
+
+MAX_DIGITS = 20_000  # decimal digits that a power or factorial may have
+MAX_NESTING = 40
+MAX_OPERATORS = 300
+
+_POWER = re.compile(r"\^|\*\*")
+_FACTORIAL = re.compile(r"(\d{1,30})\s*[)}\]\s]*!")
+_BASE_BEFORE = re.compile(r"(\d+(?:\.\d+)?)[)}\]\s]*$")
+_OPERATORS = re.compile(r"[-+*/^=<>!]|\\[a-zA-Z]+")
+
+
+def hazard(text: str) -> str | None:
+    """Why `text` is too large to evaluate, or None. Linear in the text.
+
+    >>> hazard("9^{9^{9}}") is None
+    False
+    >>> hazard("x^{2^{n}}") is None
+    True
+    """
+    depth = deepest = 0
+    for char in text:
+        depth += (char in "([{") - (char in ")]}")
+        deepest = max(deepest, depth)
+    if deepest > MAX_NESTING:
+        return f"brackets are nested {deepest} deep; at most {MAX_NESTING} are read"
+    operators = sum(1 for _ in _OPERATORS.finditer(text))
+    if operators > MAX_OPERATORS:
+        return f"{operators} operators; at most {MAX_OPERATORS} are read"
+    if "!" in text and (reason := _large_factorial(text)):
+        return reason
+    return _large_power(text)
+
+
+def _large_factorial(text: str) -> str | None:
+    if re.search(r"!\s*[)}\]]*\s*!", text):
+        return "a factorial of a factorial"
+    for match in _FACTORIAL.finditer(text):
+        if int(match[1]) > 5_000:
+            return f"the factorial of {match[1]} is too large to evaluate"
+    if re.search(r"[)}\]]\s*!", text) and _POWER.search(text):
+        return "the factorial of a power"
+    return None
+
+
+def _large_power(text: str) -> str | None:
+    """Exponents are read from the right, so that a tower's upper part is known when its base is met."""
+    known: float | None = None  # the value of the power read last, and where its base began
+    known_at = -1
+    for operator in reversed(list(_POWER.finditer(text))):
+        base = _BASE_BEFORE.search(text[max(0, operator.start() - 40) : operator.start()])
+        exponent_text, end = _operand(text, operator.end())
+        has_letters = any(char.isalpha() for char in re.sub(r"\\[a-zA-Z]+", "", exponent_text))
+        if operator.end() <= known_at < end and known is not None:
+            exponent = known
+        elif has_letters:
+            known = None
+            continue
+        else:
+            exponent = _magnitude(exponent_text)
+        mantissa = float(base[1][:300]) if base is not None else 10.0
+        digits = exponent * max(1.0, len(base[1]) if base is not None else 1.0) * (0.31 if mantissa <= 2 else 1.0)
+        if base is None and exponent <= 1_000:
+            known = None  # x^2 or (a+b)^2
+            continue
+        if digits > MAX_DIGITS and mantissa not in (0.0, 1.0):
+            return f"a power with about {digits:.0e} digits is too large to evaluate"
+        known = min(mantissa ** min(exponent, 300.0), 1e300) if mantissa <= 1e6 else 1e300
+        known_at = operator.start() - (len(base[0]) if base is not None else 0)
+    return None
+
+
+def _operand(text: str, start: int) -> tuple[str, int]:
+    """The exponent that begins at `start`: a bracketed group, or a run of digits and signs."""
+    while start < len(text) and text[start] == " ":
+        start += 1
+    if start >= len(text) or text[start] not in "({[":
+        end = start
+        while end < len(text) and (text[end].isdigit() or text[end] in "+-."):
+            end += 1
+        return text[start:end], end
+    depth = 0
+    for end in range(start, min(len(text), start + 400)):
+        depth += (text[end] in "([{") - (text[end] in ")]}")
+        if depth == 0:
+            return text[start + 1 : end], end
+    return text[start + 1 : start + 400], min(len(text), start + 400)
+
+
+def _magnitude(text: str) -> float:
+    """An upper bound on a letterless exponent: the product of its numbers, which a sum or product of them does not pass."""
+    bound = 1.0
+    for number in re.findall(r"\d+(?:\.\d+)?", text):
+        bound = min(bound * max(1.0, float(number[:300])), 1e300)
+    return bound

@@ -1,0 +1,172 @@
+"""Puzzles that are checked by their rules: `countdown`, `knights_knaves`, `linear_equations`."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from fractions import Fraction
+from typing import Literal
+
+from rlvr.types import JSON, Problem, Rollout, Verdict
+from rlvr.verifiers.arithmetic import MAX_EXPRESSION_CHARS, ExpressionError, evaluate
+from rlvr.verifiers.base import verifier
+from rlvr.verifiers.exact import gold_number, number_within
+from rlvr.verifiers.extract import Extract, find_answer
+from rlvr.verifiers.numeric import Number, parse_number
+
+MAX_ANSWER_CHARS = 20_000
+
+_WORD = re.compile(r"\w+|[^\w\s]")
+_ROLES = {"knight": "knight", "knights": "knight", "knave": "knave", "knaves": "knave"}
+_ASSIGNMENT = re.compile(r"\s*([A-Za-z]\w{0,15})\s*(?:=|:)\s*(.+)", re.DOTALL)
+_SEPARATOR = re.compile(r"\\\\|\\quad|\n|;|,(?!\d{3}(?!\d))|\band\b")
+
+
+@verifier("countdown", isolated=False)
+def countdown(
+    problem: Problem, rollout: Rollout, *, extract: Extract = "answer_tag", strict: bool = False, use_all: bool = True
+) -> Verdict:
+    """Correct when the answer is an expression in + - * / and parentheses that uses each given number exactly once (at most
+    once without `use_all`) and evaluates to the target. `problem.answer` is `{"numbers": [...], "target": n}`.
+    """
+    numbers, target = _countdown_gold(problem.answer)
+    if numbers is None or target is None:
+        return Verdict.error(f"gold answer of {problem.id} is not {{'numbers': [whole numbers], 'target': number}}")
+    found = find_answer(rollout.response, extract, strict=strict, auto=("answer_tag", "boxed"))
+    if found.text is None:
+        return Verdict.unparsed(found.reason)
+    if found.is_ambiguous:
+        return Verdict.incorrect(found.text[:MAX_EXPRESSION_CHARS], found.reason)
+    expression, equals, claimed = found.text.partition("=")
+    shown = found.text[: MAX_EXPRESSION_CHARS + 100]
+    try:
+        result = evaluate(expression)
+    except ExpressionError as error:
+        return Verdict.unparsed(str(error))
+    used, given = Counter(result.numbers), Counter(numbers)
+    if used - given or (use_all and used != given):
+        return Verdict.incorrect(shown, f"uses {sorted(used.elements())}, but the numbers are {sorted(numbers)}")
+    if result.value != target:
+        return Verdict.incorrect(shown, f"evaluates to {result.value}, not to {target}")
+    if equals and ((value := parse_number(claimed)) is None or value.value != target):
+        return Verdict.incorrect(shown, "states another result than its value")
+    return Verdict.correct(shown)
+
+
+@verifier("knights_knaves", isolated=False)
+def knights_knaves(problem: Problem, rollout: Rollout, *, extract: Extract = "auto", strict: bool = False) -> Verdict:
+    """Correct when the answer gives every person the right role, once: "Gina is a knave, Ines is a knight".
+
+    `problem.answer` is `{name: "knight" | "knave"}`. A missing person or a role without a person is unparsed; a person
+    with both roles is incorrect.
+    """
+    gold = problem.answer
+    if not isinstance(gold, dict) or not gold or not set(gold.values()) <= {"knight", "knave"}:
+        return Verdict.error(f"gold answer of {problem.id} is not {{name: 'knight' or 'knave'}}")
+    found = find_answer(rollout.response, extract, strict=strict, auto=("answer_tag", "boxed", "sentence", "whole"))
+    if found.text is None:
+        return Verdict.unparsed(found.reason)
+    text = found.text if found.rule != "sentence" else find_answer(rollout.response, "whole").text or ""
+    if found.is_ambiguous or len(text) > MAX_ANSWER_CHARS:
+        return Verdict.incorrect(text[:200], found.reason or f"the answer has {len(text)} characters")
+    roles, reason = assigned_roles(text, tuple(gold))
+    if roles is None:
+        return Verdict.unparsed(reason)
+    shown = ", ".join(f"{name}: {'/'.join(sorted(given))}" for name, given in roles.items())
+    if any(len(given) > 1 for given in roles.values()):
+        return Verdict.incorrect(shown, "a person has both roles")
+    wrong = [name for name, given in roles.items() if given != {gold[name]}]
+    return Verdict.incorrect(shown, f"wrong for {', '.join(wrong)}") if wrong else Verdict.correct(shown)
+
+
+@verifier("linear_equations", isolated=False)
+def linear_equations(problem: Problem, rollout: Rollout, *, extract: Extract = "auto", strict: bool = False) -> Verdict:
+    """Correct when every unknown has its value, exactly: "x = 3, y = -2", fractions and decimals allowed.
+
+    `problem.answer` is `{"x": "3", "y": "-2"}`, or a number when there is one unknown ("x = 3" and "3" are then the same).
+    """
+    gold = _gold_values(problem.answer)
+    if not gold:
+        return Verdict.error(f"gold answer of {problem.id} is neither a number nor {{unknown: number}}")
+    found = find_answer(
+        rollout.response, extract, strict=strict, auto=("answer_tag", "boxed", "hash", "sentence", _LAST_RULE[len(gold) > 1])
+    )
+    if found.text is None:
+        return Verdict.unparsed(found.reason)
+    text = found.text[:MAX_ANSWER_CHARS]
+    if found.is_ambiguous and found.rule != "boxed":
+        return Verdict.incorrect(text, found.reason)
+    if len(gold) == 1 and (only := number_within(text)) is not None:
+        (name, value), *_ = gold.items()
+        stated = _ASSIGNMENT.fullmatch(text.strip(" $"))
+        is_right = only.value == value and (name == "" or stated is None or stated[1] == name)
+        return Verdict.correct(text) if is_right else Verdict.incorrect(text, "another value")
+    values, reason = assigned_values(text)
+    if values is None:
+        return Verdict.unparsed(reason)
+    if "" in gold:
+        return Verdict.unparsed("the answer is not one number")
+    if values.keys() != gold.keys():
+        return Verdict.incorrect(
+            text, f"gives values for {', '.join(sorted(values))}; the unknowns are {', '.join(sorted(gold))}"
+        )
+    wrong = [name for name, value in gold.items() if values[name] != value]
+    return Verdict.incorrect(text, f"wrong for {', '.join(wrong)}") if wrong else Verdict.correct(text)
+
+
+_LAST_RULE: dict[bool, Literal["last_number", "whole"]] = {False: "last_number", True: "whole"}
+
+
+def assigned_roles(text: str, names: tuple[str, ...]) -> tuple[dict[str, set[str]] | None, str]:
+    """Every role that `text` gives to each of `names`; None, with the reason, if it is not one role word for each statement."""
+    lower = {name.casefold(): name for name in names}
+    roles: dict[str, set[str]] = {name: set() for name in names}
+    subjects: list[str] = []
+    is_negated = False
+    for match in _WORD.finditer(text):
+        word = match[0].casefold()
+        if word in lower:
+            subjects.append(lower[word])
+        elif word in ("not", "isn", "never"):
+            is_negated = True
+        elif word in ("or", "if", "either", "maybe", "perhaps"):
+            return None, f"the answer hedges ({word!r})"
+        elif word in _ROLES:
+            if not subjects:
+                return None, "a role without a person"
+            role = {"knight": "knave", "knave": "knight"}[_ROLES[word]] if is_negated else _ROLES[word]
+            for name in subjects:
+                roles[name].add(role)
+            subjects, is_negated = [], False
+    missing = [name for name, given in roles.items() if not given]
+    return (None, f"no role for {', '.join(missing)}") if missing else (roles, "")
+
+
+def assigned_values(text: str) -> tuple[dict[str, Fraction] | None, str]:
+    """The unknowns' values in "x = 3, y = -2"; None, with the reason, if that is not what it is."""
+    values: dict[str, Fraction] = {}
+    for piece in _SEPARATOR.split(text.replace("$", " ").replace("\\(", " ").replace("\\)", " ")):
+        if not piece.strip(" \t.&"):
+            continue
+        match = _ASSIGNMENT.fullmatch(piece.strip())
+        number = parse_number(match[2]) if match else None
+        if match is None or number is None:
+            return None, f"{piece.strip()[:60]!r} is not of the form x = number"
+        if values.setdefault(match[1], number.value) != number.value:
+            return None, f"{match[1]} has two values"
+    return (values, "") if values else (None, "no values")
+
+
+def _countdown_gold(answer: JSON) -> tuple[list[int] | None, Fraction | None]:
+    if not isinstance(answer, dict) or not isinstance(answer.get("numbers"), list) or not answer["numbers"]:
+        return None, None
+    if any(isinstance(number, bool) or not isinstance(number, int) or number < 0 for number in answer["numbers"]):
+        return None, None
+    target = gold_number(answer.get("target"))
+    return answer["numbers"], None if target is None else target.value
+
+
+def _gold_values(answer: JSON) -> dict[str, Fraction]:
+    golds = answer if isinstance(answer, dict) else {"": answer}
+    numbers: dict[str, Number | None] = {str(name): gold_number(value) for name, value in golds.items()}
+    return {} if None in numbers.values() else {name: number.value for name, number in numbers.items() if number is not None}
