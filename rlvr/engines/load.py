@@ -69,16 +69,16 @@ def _check_source(source: str) -> None:
             f"no model at {source!r}: there is no such folder, and it cannot be a name on the Hugging Face hub; "
             "give a folder with config.json, or a hub name such as Qwen/Qwen3-0.6B"
         )
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
-    try:
-        hf_hub_download(source, "config.json")
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"no model at {source!r}: there is no such folder here, and the Hugging Face hub did not give its config.json "
-            f"({type(error).__name__}: {reason}); check the name, the network, HF_TOKEN for gated models, or give a folder"
-        ) from error
+    advice = "check the name, the network, HF_TOKEN for gated models, or give a folder"
+    doing = (
+        f"no model at {source!r}: there is no such folder here, and the Hugging Face hub did not give its config.json; {advice}"
+    )
+    with boundary(CheckpointError, doing):
+        # One question without retries: a mistyped folder is reported at once on a machine without network.
+        if not isinstance(try_to_load_from_cache(source, "config.json"), str):
+            get_hf_file_metadata(hf_hub_url(source, "config.json"))
 
 
 def _check_folder(folder: Path) -> None:
