@@ -46,7 +46,7 @@ def __getattr__(name: str) -> Any:
     if home is None:
         raise AttributeError(f"module 'rlvr' has no attribute {name!r}")
     module = importlib.import_module(home)
-    value = module if home.rpartition(".")[2] == name else getattr(module, name)
+    value = getattr(module, name, module)  # "testing" and "algorithms" are modules themselves
     # `import rlvr.trainers.train` binds submodules as attributes; the public name must win over them.
     globals()[name] = value
     return value
