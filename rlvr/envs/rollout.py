@@ -10,7 +10,7 @@ from typing import Protocol
 from rlvr.envs.base import Env
 from rlvr.envs.renderer import Renderer
 from rlvr.errors import RolloutError, boundary
-from rlvr.seeding import seed
+from rlvr.seeding import Part, seed
 from rlvr.types import Engine, FinishReason, Group, Message, Problem, Rollout, Sampling, Stop, Turn
 
 
@@ -35,12 +35,12 @@ class RolloutRunner:
         self._grader = grader
         self._max_turns = max_turns
 
-    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: object) -> Group:
+    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: Part) -> Group:
         """`n` rollouts of one problem at the same time."""
         rollouts = await asyncio.gather(*(self.run(problem, index, sampling, *seed_parts) for index in range(n)))
         return Group(problem, tuple(rollouts))
 
-    async def run(self, problem: Problem, sample_index: int, sampling: Sampling, *seed_parts: object) -> Rollout:
+    async def run(self, problem: Problem, sample_index: int, sampling: Sampling, *seed_parts: Part) -> Rollout:
         """One graded rollout; its tokens depend on the policy, the problem, `sample_index` and `seed_parts` alone.
 
         A failure of the infrastructure is recorded in `Rollout.error`, never raised: the siblings go on.
@@ -59,7 +59,7 @@ class RolloutRunner:
         await self._grader.grade(rollout)
         return rollout
 
-    async def _converse(self, env: Env, rollout: Rollout, sampling: Sampling, seed_parts: tuple[object, ...]) -> None:
+    async def _converse(self, env: Env, rollout: Rollout, sampling: Sampling, seed_parts: tuple[Part, ...]) -> None:
         messages: list[Message] = list(await env.start(rollout.problem))
         prompt_ids = self._renderer.prompt_ids(messages)
         for turn_index in range(self._max_turns):

@@ -14,6 +14,7 @@ from rlvr.evaluation.observer import Observer, SilentObserver
 from rlvr.evaluation.passk import pass_at_k
 from rlvr.evaluation.statistics import Estimate, estimate, paired_gain
 from rlvr.evaluation.tally import Tally
+from rlvr.seeding import Part
 from rlvr.types import JSON, Group, Problem, Rollout, Sampling
 
 T = TypeVar("T")
@@ -22,9 +23,9 @@ T = TypeVar("T")
 class Runs(Protocol):
     """What a measurement needs of the rollout loop (`rlvr.envs.rollout.RolloutRunner`)."""
 
-    async def run(self, problem: Problem, sample_index: int, sampling: Sampling, *seed_parts: object) -> Rollout: ...
+    async def run(self, problem: Problem, sample_index: int, sampling: Sampling, *seed_parts: Part) -> Rollout: ...
 
-    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: object) -> Group: ...
+    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: Part) -> Group: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,7 @@ async def measure(
             not waited for), or no problem has k scored samples.
     """
     k = tuple(sorted(set(k)))
-    _check(problems, n, k, sampling)
+    check_measurement(problems, n, k, sampling)
     observer = observer or SilentObserver()
     observer.stage(stage, len(problems))
     samples, greedy_answers = Tally(), Tally()
@@ -211,10 +212,15 @@ def _conclude(
     )
 
 
-def _check(problems: Sequence[Problem], n: int, k: tuple[int, ...], sampling: Sampling) -> None:
+def check_measurement(problems: Sequence[Problem], n: int, k: Sequence[int], sampling: Sampling) -> None:
+    """What `measure` refuses, to be asked before a model is loaded.
+
+    Raises:
+        ConfigError: no problems, two with one id, k outside 1..n, or n > 1 at temperature 0.
+    """
     if not problems:
         raise ConfigError("there are no problems to evaluate; check the split and the limit")
-    if not k or k[0] < 1 or k[-1] > n:
+    if not k or min(k) < 1 or max(k) > n:
         raise ConfigError(f"k = {list(k)} with n = {n}: pass@k needs 1 <= k <= n; raise n or lower k")
     if n > 1 and sampling.temperature == 0:
         raise ConfigError(

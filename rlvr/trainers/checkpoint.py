@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,19 @@ def save_checkpoint(folder: Path, step: int, model: Any, tokenizer: Any, state: 
         CheckpointError: it could not be written (a full disk, most often); earlier checkpoints are untouched.
     """
     target = folder / f"step-{step:06d}"
+    if (target / _STATE).is_file():
+        return target  # runs are deterministic: it holds the same
     draft = folder / f".step-{step:06d}.{os.getpid()}.tmp"
     try:
-        with boundary(CheckpointError, f"checkpoint {target} could not be written, earlier ones are untouched"):
+        with (
+            boundary(CheckpointError, f"checkpoint {target} could not be written, earlier ones are untouched"),
+            _no_progress_bar(),
+        ):
             draft.mkdir(parents=True, exist_ok=True)
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
             torch.save(dict(state), draft / _STATE)
             _sync(draft)
-            if target.exists():  # the same step saved again, after a resume
-                shutil.rmtree(target)
             draft.replace(target)
             _sync_entry(folder)
     except CheckpointError as error:
@@ -77,6 +81,20 @@ def check_space(folder: Path, parameters: int, keep: int) -> None:
             f"checkpoints in {folder} need about {need / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
             "free some space, choose another out=, or lower checkpoint.keep"
         )
+
+
+@contextmanager
+def _no_progress_bar() -> Iterator[None]:
+    """transformers draws a bar for every file that it saves, through the middle of ours."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()
 
 
 def _sync(folder: Path) -> None:

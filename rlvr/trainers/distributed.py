@@ -38,11 +38,16 @@ class World:
 
     def gather(self, part: Sequence[T], total: int) -> list[T]:
         """Undo `share`: all `total` items in their order, on every rank."""
+        parts = self.gather_lists(part)
+        return [parts[index % self.size][index // self.size] for index in range(total)]
+
+    def gather_lists(self, part: Sequence[T]) -> list[list[T]]:
+        """Every rank's list, by rank."""
         if self.size == 1:
-            return list(part)
+            return [list(part)]
         parts: list[Any] = [None] * self.size
         dist.all_gather_object(parts, list(part))
-        return [parts[index % self.size][index // self.size] for index in range(total)]
+        return parts
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up the gradients of all ranks, in place."""

@@ -44,7 +44,9 @@ def adamw(parameters: Sequence[nn.Parameter], settings: OptimConfig, lr: float) 
         {"params": matrices, "weight_decay": settings.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr, betas=settings.betas, eps=settings.eps, fused=True)
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=lr, betas=settings.betas, eps=settings.eps, fused=True
+    )
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:

@@ -34,6 +34,10 @@ class Policy:
         self._autocast = autocast
         self._head_is_plain = _head_is_plain(model)
 
+    def with_model(self, model: nn.Module) -> Policy:
+        """A policy of the same kind around another model."""
+        return Policy(model, autocast=self._autocast)
+
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
@@ -139,7 +143,7 @@ def _token_logprobs(
     head: nn.Module | None, picked: Tensor, targets: Tensor, temperature: float, *, entropy: bool, entropy_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     """[N] log-probabilities of `targets` (and entropies) in chunks, so that [N, V] is not kept for large vocabularies."""
-    vocabulary = picked.shape[-1] if head is None else head.weight.shape[0]  # type: ignore[union-attr,index]
+    vocabulary = picked.shape[-1] if head is None else head.weight.shape[0]  # type: ignore[index]
     count = picked.shape[0]
 
     def chunk(inputs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,7 +77,8 @@ class ToyBatch:
 
     def ragged(self, values: Tensor) -> list[list[float]]:
         """[R, T] -> lists with the lengths of the input's rows."""
-        return [row[:length] for row, length in zip(values.tolist(), self.lengths, strict=True)]
+        unsigned_zero = values + 0.0  # -0.0 becomes 0.0
+        return [row[:length] for row, length in zip(unsigned_zero.tolist(), self.lengths, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)

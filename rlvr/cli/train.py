@@ -1,0 +1,85 @@
+"""`rlvr train`: run a recipe, or continue a run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from rlvr.errors import ConfigError
+
+HELP = "Train a model by a recipe: reinforcement learning (kind = rl) or a supervised warm start (kind = sft)."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", help="a recipe file, or TASK/NAME for tasks/TASK/NAME.toml, e.g. chains/quickstart")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="settings that replace the recipe's, e.g. optim.lr=1e-6"
+    )
+    parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder from its newest checkpoint")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything, print the resolved recipe and its arithmetic, stop"
+    )
+    parser.add_argument("--json", action="store_true", help="print the run's summary (or the dry run) as JSON")
+
+
+def run(args: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from rlvr.cli.live import LiveView
+    from rlvr.config import load_recipe
+    from rlvr.trainers.train import resume, train
+
+    table = Console(stderr=True) if args.json else None  # stdout then holds JSON and nothing else
+    if args.resume is not None:
+        if args.recipe is not None:
+            raise ConfigError(f"--resume continues with the run's own recipe; leave out {args.recipe!r}")
+        with LiveView(out=table) as view:
+            finished = resume(args.resume, observer=view)
+    else:
+        if args.recipe is None:
+            raise ConfigError("give a recipe, e.g. `rlvr train chains/quickstart`, or --resume RUN")
+        recipe = load_recipe(recipe_path(args.recipe), args.overrides)
+        if args.dry_run:
+            return _dry_run(recipe, as_json=args.json)
+        with LiveView(out=table) as view:
+            finished = train(recipe, observer=view)
+    if args.json:
+        print(json.dumps(dict(finished.summary), indent=2))
+    return 0
+
+
+def recipe_path(name: str) -> Path:
+    """A recipe by its path, or by TASK/NAME in the folders of known tasks.
+
+    Raises:
+        ConfigError: there is none; lists those of the task.
+    """
+    path = Path(name)
+    if path.is_file():
+        return path
+    task, slash, stem = name.partition("/")
+    if slash and not name.endswith(".toml"):
+        from rlvr.envs.tasks import load_task
+
+        folder = load_task(task).folder
+        found = folder / f"{stem}.toml"
+        if found.is_file():
+            return found
+        known = sorted(f"{task}/{other.stem}" for other in folder.glob("*.toml") if other.stem != "task")
+        raise ConfigError(f"task {task!r} has no recipe {stem!r}; it has: {', '.join(known) or 'none'}")
+    raise ConfigError(f"recipe {name!r} is neither a file nor TASK/NAME, e.g. chains/quickstart")
+
+
+def _dry_run(recipe: object, *, as_json: bool) -> int:
+    from rlvr.config import to_toml
+    from rlvr.trainers.train import dry_run
+
+    resolved, counted = dry_run(recipe)  # type: ignore[arg-type]
+    if as_json:
+        print(json.dumps({"recipe": resolved.model_dump(mode="json"), "arithmetic": counted}, indent=2))
+    else:
+        print(to_toml(resolved.model_dump()))
+        sys.stdout.write("".join(f"# {key} = {value}\n" for key, value in counted.items()))
+    return 0

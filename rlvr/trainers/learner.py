@@ -1,0 +1,208 @@
+"""Learns from one step's groups: old and reference logprobs, advantages, and the optimizer steps."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import operator
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvr.config import RunConfig
+from rlvr.trainers.algorithms import Algorithm
+from rlvr.trainers.batch import build_batch, fill_advantages
+from rlvr.trainers.loss import LossParts, LossSums, token_losses
+from rlvr.trainers.packing import microbatches
+from rlvr.trainers.policy import Policy, Scores
+from rlvr.trainers.session import Session
+from rlvr.types import Group, StepBatch
+
+
+class Reference:
+    """The policy that KL is measured against: a frozen copy, or the base model under a LoRA adapter."""
+
+    def __init__(self, policy: Policy) -> None:
+        self._policy = policy
+        self._has_adapter = hasattr(policy.model, "disable_adapter")
+        self._frozen = policy if self._has_adapter else policy.with_model(copy.deepcopy(policy.model).requires_grad_(False))
+
+    def score(self, batch: StepBatch, rows: Tensor, temperature: float) -> Tensor:
+        adapter_off: AbstractContextManager[Any] = nullcontext()
+        if self._has_adapter:
+            adapter_off = self._policy.model.disable_adapter()  # type: ignore[operator]
+        with torch.no_grad(), adapter_off:
+            return _score(self._frozen, batch, rows, temperature).logprobs
+
+    def refresh(self) -> None:
+        """Take over the policy's present weights."""
+        self._frozen.model.load_state_dict(self._policy.model.state_dict())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        return self._frozen.model.state_dict()
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        self._frozen.model.load_state_dict(state)
+
+
+class Learner:
+    """Turns groups into updates of the session's policy."""
+
+    def __init__(self, session: Session, recipe: RunConfig, algorithm: Algorithm, reference: Reference | None) -> None:
+        self._session = session
+        self._policy = session.policy
+        self._recipe = recipe
+        self._algorithm = algorithm
+        self._reference = reference
+        self._temperature = recipe.rollout.temperature
+
+    def prepare(self, groups: Sequence[Group]) -> list[StepBatch]:
+        """One batch for each optimizer step of a pass: advantages over the whole step, weights over each batch."""
+        parts = min(self._recipe.optim.minibatches, len(groups))
+        return [self._prepare(groups[part::parts]) for part in range(parts)]
+
+    def learn(self, batches: Sequence[StepBatch]) -> dict[str, float]:
+        """All passes over the step's batches; returns its metrics.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite; that update was not applied.
+        """
+        sums: list[LossSums] = []
+        updates = []
+        for _ in range(self._recipe.optim.epochs):
+            for batch in batches:
+                if len(self._rows_with_signal(batch)):
+                    updates.append(self._session.updater.step(self._losses(batch, sums), self._session.step))
+        if not updates:
+            return {}
+        means = _means(sums, self._session)
+        means["loss"] = sum(update.loss for update in updates) / len(updates)
+        means["grad_norm"] = sum(update.grad_norm for update in updates) / len(updates)
+        means["lr"] = updates[-1].lr
+        return means
+
+    @property
+    def _updates_per_step(self) -> int:
+        return self._recipe.optim.epochs * self._recipe.optim.minibatches
+
+    def _prepare(self, groups: Sequence[Group]) -> StepBatch:
+        batch = build_batch(groups)
+        # On the first and only update the policy has not moved yet: its own logprobs are the old ones.
+        if self._updates_per_step > 1 or self._algorithm.needs_policy_logprobs:
+            batch.old_logprobs = self._filled(batch, lambda rows: self._old(batch, rows))
+        if self._reference is not None:
+            reference = self._reference
+            batch.ref_logprobs = self._filled(batch, lambda rows: reference.score(batch, rows, self._temperature))
+        fill_advantages(batch, self._algorithm)
+        return batch
+
+    def _old(self, batch: StepBatch, rows: Tensor) -> Tensor:
+        with torch.no_grad():
+            return _score(self._policy, batch, rows, self._temperature).logprobs
+
+    def _filled(self, batch: StepBatch, score: Any) -> Tensor:
+        """[B, T] of per-token values, computed in micro-batches (every rank computes all rows: advantages need them)."""
+        values = torch.zeros(batch.loss_mask.shape)
+        for rows in self._microbatches(batch, range(len(batch.lengths))):
+            part = score(rows)
+            values[rows, : part.shape[1]] = part.cpu()
+        return values
+
+    def _microbatches(self, batch: StepBatch, rows: Sequence[int]) -> list[Tensor]:
+        lengths = batch.lengths.tolist()
+        if self._algorithm.needs_whole_rollouts:
+            return self._whole_rollouts(batch, rows)
+        parts = microbatches([lengths[row] for row in rows], self._recipe.optim.tokens_per_microbatch)
+        return [torch.tensor([rows[index] for index in part]) for part in parts]
+
+    def _whole_rollouts(self, batch: StepBatch, rows: Sequence[int]) -> list[Tensor]:
+        """Micro-batches that never split the rows of one rollout."""
+        lengths, owner = batch.lengths.tolist(), batch.rollout_index.tolist()
+        rows_of: dict[int, list[int]] = {}
+        for row in rows:
+            rows_of.setdefault(owner[row], []).append(row)
+        rollouts = list(rows_of.values())
+        sizes = [sum(lengths[row] for row in group) for group in rollouts]
+        parts = microbatches(sizes, self._recipe.optim.tokens_per_microbatch)
+        return [torch.tensor([row for index in part for row in rollouts[index]]) for part in parts]
+
+    def _losses(self, batch: StepBatch, sums: list[LossSums]) -> list[Any]:
+        world = self._session.world
+        owner = batch.rollout_index.tolist()
+        rollouts = sorted({owner[row] for row in self._rows_with_signal(batch)})
+        mine_of = {rollout: place % world.size == world.rank for place, rollout in enumerate(rollouts)}
+        mine = [row for row in self._rows_with_signal(batch) if mine_of[owner[row]]]  # a rollout's rows stay on one rank
+
+        def loss_of(rows: Tensor) -> Tensor:
+            parts = self._parts(batch, rows)
+            sums.append(parts.sums)
+            return parts.loss
+
+        return [lambda rows=rows: loss_of(rows) for rows in self._microbatches(batch, mine)]
+
+    def _rows_with_signal(self, batch: StepBatch) -> list[int]:
+        """Rows that can have a gradient. Those whose advantages are all zero cost a pass and move nothing."""
+        algorithm = self._algorithm
+        every_row_counts = algorithm.entropy_coef > 0 or (algorithm.needs_reference and not algorithm.kl_in_reward)
+        has_signal = (batch.advantages != 0).any(1) | every_row_counts
+        rows: list[int] = has_signal.nonzero()[:, 0].tolist()
+        return rows
+
+    def _parts(self, batch: StepBatch, rows: Tensor) -> LossParts:
+        width = int(batch.lengths[rows].max())
+        scores = _score(
+            self._policy, batch, rows, self._temperature, entropy=True, entropy_gradient=self._algorithm.entropy_coef > 0
+        )
+        device = scores.logprobs.device
+
+        def part(values: Tensor | None) -> Tensor | None:
+            return None if values is None else values[rows, :width].to(device)
+
+        return token_losses(
+            self._algorithm,
+            logprobs=scores.logprobs,
+            advantages=batch.advantages[rows, :width].to(device),
+            weights=batch.weights[rows, :width].to(device),
+            mask=batch.loss_mask[rows, :width].to(device),
+            rollout_index=batch.rollout_index[rows].to(device),
+            old_logprobs=part(batch.old_logprobs),
+            sampling_logprobs=part(batch.sampling_logprobs),
+            ref_logprobs=part(batch.ref_logprobs),
+            entropy=scores.entropy,
+        )
+
+
+def _score(
+    policy: Policy, batch: StepBatch, rows: Tensor, temperature: float, *, entropy: bool = False, entropy_gradient: bool = False
+) -> Scores:
+    lengths = batch.lengths[rows]
+    width = int(lengths.max())
+    return policy.score(
+        batch.input_ids[rows, :width],
+        lengths,
+        batch.loss_mask[rows, :width],
+        temperature=temperature,
+        entropy=entropy,
+        entropy_gradient=entropy_gradient,
+    )
+
+
+_METRIC_NAMES = {
+    "clipped": "clip_share",
+    "policy_kl": "policy_kl",
+    "entropy": "entropy",
+    "ref_kl": "ref_kl",
+    "sampling_kl": "sampling_kl",
+    "corrected": "corrected_share",
+    "ratio_max": "ratio_max",
+}
+
+
+def _means(sums: Sequence[LossSums], session: Session) -> dict[str, float]:
+    """Metrics of all micro-batches of all ranks."""
+    everyone = [part for rank in session.world.gather_lists(sums) for part in rank]
+    means = functools.reduce(operator.add, everyone).means()
+    return {_METRIC_NAMES[key]: value for key, value in means.items() if key in _METRIC_NAMES}

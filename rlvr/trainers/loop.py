@@ -1,0 +1,162 @@
+"""The reinforcement-learning loop: collect, learn, log, store, save."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rlvr.config import RunConfig
+from rlvr.engines.base import TrainableEngine
+from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
+from rlvr.evaluation.observer import Observer
+from rlvr.filtering.curriculum import Curriculum
+from rlvr.trainers.batch import rollout_advantages
+from rlvr.trainers.learner import Learner, Reference
+from rlvr.trainers.rollouts import Collected, Collector
+from rlvr.trainers.session import Session
+from rlvr.types import Outcome, StepBatch
+
+
+class RlLoop:
+    """One reinforcement-learning run, from the session's present step to its last.
+
+    The state between two steps is the session's (weights, optimizer, step), the curriculum's and the reference's; all of
+    it is in every checkpoint.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        recipe: RunConfig,
+        *,
+        engine: TrainableEngine,
+        collector: Collector,
+        curriculum: Curriculum,
+        learner: Learner,
+        reference: Reference | None,
+        observer: Observer,
+    ) -> None:
+        self._session = session
+        self._recipe = recipe
+        self._engine = engine
+        self._collector = collector
+        self._curriculum = curriculum
+        self._learner = learner
+        self._reference = reference
+        self._observer = observer
+        self._restore()
+
+    async def run(self, evaluate: Callable[[], Any]) -> None:
+        """Train to the end; `evaluate` is awaited every `eval.every` steps.
+
+        Raises:
+            TrainingError: too many unscored rollouts, or a loss that is not finite; the last checkpoint stands.
+            asyncio.CancelledError: interrupted; the last finished step was saved.
+        """
+        self._observer.stage("reinforcement learning", self._recipe.steps)
+        self._observer.advance(self._session.step)
+        while self._session.step < self._recipe.steps:
+            self._remember()
+            try:
+                await self._step()
+            except asyncio.CancelledError:
+                self._session.save()
+                raise
+            self._remember()
+            self._session.checkpoint_if_due()
+            every = self._recipe.eval.every
+            if every and self._session.step % every == 0 and self._session.step < self._recipe.steps:
+                await evaluate()
+                self._observer.stage("reinforcement learning", self._recipe.steps)
+        self._session.save()
+
+    async def _step(self) -> None:
+        started = time.perf_counter()
+        found = await self._collector.collect(self._session.step)
+        collected = time.perf_counter()
+        metrics = _metrics(found)
+        batches = self._learner.prepare(found.kept) if found.kept else []
+        # Before the update, so that the rollouts of a step that breaks can be looked at.
+        self._store(found, batches)
+        metrics |= self._learner.learn(batches) if batches else {}
+        self._engine.update_weights()
+        self._refresh_reference()
+        finished = time.perf_counter()
+        metrics |= {
+            "epoch": getattr(self._curriculum, "epoch", None),
+            "time_step_s": finished - started,
+            "time_generate_s": collected - started,
+            "time_update_s": finished - collected,
+            "time_tokens_per_s": found.tally.tokens / (collected - started),
+        }
+        self._session.finish_step(metrics)
+        self._observer.advance(1, **_shown(metrics))
+
+    def _store(self, found: Collected, batches: Sequence[StepBatch]) -> None:
+        if not self._session.world.is_main:
+            return
+        advantages: dict[int, float] = {}
+        for batch, part in zip(batches, self._split(found, len(batches)), strict=True):
+            advantages |= dict(zip([id(r) for group in part for r in group.rollouts], rollout_advantages(batch), strict=True))
+        step = self._session.step + 1
+        write_rollouts(
+            self._session.folder.rollout_file(step),
+            (
+                rollout_to_json(rollout, step=step, group=index, advantage=advantages.get(id(rollout)))
+                for index, group in enumerate(found.groups)
+                for rollout in group.rollouts
+            ),
+        )
+
+    @staticmethod
+    def _split(found: Collected, parts: int) -> list[Any]:
+        return [found.kept[part::parts] for part in range(parts)]
+
+    def _refresh_reference(self) -> None:
+        every = self._recipe.optim.reference_every
+        if self._reference is not None and every and (self._session.step + 1) % every == 0:
+            self._reference.refresh()
+
+    def _remember(self) -> None:
+        """What a checkpoint of the present step needs beside weights and optimizer."""
+        state: dict[str, Any] = {"curriculum": self._curriculum.state_dict()}
+        if self._reference is not None and self._recipe.optim.reference_every:
+            state["reference"] = self._reference.state_dict()
+        self._session.extra_state = state
+
+    def _restore(self) -> None:
+        state = self._session.extra_state
+        if "curriculum" in state:
+            self._curriculum.load_state_dict(state["curriculum"])
+        if "reference" in state and self._reference is not None:
+            self._reference.load_state_dict(state["reference"])
+
+
+def _metrics(found: Collected) -> dict[str, Any]:
+    tally = found.tally
+    rollouts = max(1, tally.rollouts)
+    rewards = [rollout.reward for group in found.groups for rollout in group.rollouts if rollout.reward is not None]
+    verifiers = {f"verifier_{name}": tally.score_sums[name] / tally.score_counts[name] for name in sorted(tally.score_sums)}
+    return {
+        "reward_mean": sum(rewards) / max(1, len(rewards)),
+        "correct_share": tally.correct_share,
+        "unparsed_share": tally.outcomes[Outcome.UNPARSED] / rollouts,
+        "truncated_share": tally.truncated / rollouts,
+        "unscored_share": tally.unscored / rollouts,
+        "tokens_mean": tally.tokens / rollouts,
+        **verifiers,
+        "rollouts": tally.rollouts,
+        "tokens": tally.tokens,
+        "groups": len(found.groups),
+        "groups_dropped": found.dropped,
+        "groups_without_signal": sum(len({r.reward for r in group.rollouts}) == 1 for group in found.groups),
+        "rounds": found.rounds,
+    }
+
+
+def _shown(metrics: dict[str, Any]) -> dict[str, float]:
+    names = ("reward_mean", "correct_share", "tokens_mean", "truncated_share", "unscored_share", "entropy", "grad_norm")
+    shown = {name: float(metrics[name]) for name in names if metrics.get(name) is not None}
+    return shown | {"tokens_per_s": metrics["time_tokens_per_s"]}

@@ -1,0 +1,36 @@
+"""Low-rank adapters through peft."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlvr.config import ModelConfig
+from rlvr.errors import CheckpointError, ConfigError, boundary
+from rlvr.seeding import seed as derive_seed
+
+
+def with_adapter(model: Any, settings: ModelConfig, seed: int, checkpoint: Path | None) -> Any:
+    """The model with a trainable LoRA adapter: a fresh one, or that of a checkpoint.
+
+    Source: LoRA, arXiv:2106.09685.
+
+    Raises:
+        ConfigError: peft is not installed, or the target modules do not exist in this model.
+        CheckpointError: the checkpoint holds no adapter.
+    """
+    try:
+        from peft import LoraConfig, PeftModel, get_peft_model
+    except ImportError as error:
+        raise ConfigError("load.lora_rank is set, but peft is not installed: pip install 'rlvr[lora]'") from error
+    if checkpoint is not None:
+        with boundary(CheckpointError, f"the adapter in {checkpoint} cannot be loaded"):
+            return PeftModel.from_pretrained(model, checkpoint, is_trainable=True).float()
+    config = LoraConfig(
+        r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=settings.lora_targets, task_type="CAUSAL_LM"
+    )
+    with boundary(ConfigError, f"a LoRA adapter on {settings.lora_targets!r} cannot be made"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("lora", seed))
+        return get_peft_model(model, config)

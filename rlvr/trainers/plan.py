@@ -1,0 +1,126 @@
+"""What a recipe will do, checked and counted before any long work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rlvr.config import Recipe, RunConfig, SftConfig
+from rlvr.envs.renderer import Renderer
+from rlvr.envs.tasks import Task
+from rlvr.errors import ConfigError
+from rlvr.filtering.pass_rates import Window, load_pass_rates
+from rlvr.trainers.algorithms import Algorithm
+from rlvr.types import Problem, Sampling
+
+_PROMPTS_CHECKED = 1000
+
+
+def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Recipe:
+    """The recipe with the task's suggestions filled in.
+
+    Raises:
+        ConfigError: settings that contradict each other or the algorithm.
+    """
+    if isinstance(recipe, SftConfig) or algorithm is None:
+        return recipe
+    rollout = recipe.rollout
+    algorithm.check_group_size(rollout.group_size)
+    if rollout.temperature == 0:
+        raise ConfigError(
+            "rollout.temperature = 0, but greedy rollouts of one problem are all the same and teach nothing; use 1.0"
+        )
+    if recipe.optim.minibatches > rollout.problems_per_step:
+        raise ConfigError(
+            f"optim.minibatches = {recipe.optim.minibatches}, but a step has only {rollout.problems_per_step} groups to split; "
+            "lower it to rollout.problems_per_step or less"
+        )
+    verifiers = recipe.verifiers if recipe.verifiers is not None else task.verifiers
+    if not verifiers:
+        raise ConfigError(f"task {task.name!r} names no verifier; give the recipe [[verifiers]]")
+    filled = rollout.model_copy(
+        update={
+            "max_tokens": rollout.max_tokens or task.max_tokens,
+            "stop": task.stop if rollout.stop is None else rollout.stop,
+        }
+    )
+    return recipe.model_copy(update={"rollout": filled, "verifiers": verifiers})
+
+
+def sampling_of(recipe: RunConfig) -> Sampling:
+    """How training rollouts are drawn; the recipe must have been checked."""
+    rollout = recipe.rollout
+    if rollout.max_tokens is None or rollout.stop is None:
+        raise ConfigError("rollout.max_tokens and rollout.stop are not set; run the recipe through check_recipe first")
+    return Sampling(
+        max_tokens=rollout.max_tokens,
+        temperature=rollout.temperature,
+        top_p=rollout.top_p,
+        top_k=rollout.top_k,
+        min_p=rollout.min_p,
+        stop=rollout.stop,
+    )
+
+
+def training_problems(recipe: RunConfig, task: Task) -> list[Problem]:
+    """The problems of the recipe's split, within its pass-rate window where it names one.
+
+    Raises:
+        TaskError: the split cannot be read.
+        ConfigError: the window keeps nothing.
+    """
+    problems = list(task.problems(recipe.data.split, limit=recipe.data.problems))
+    if recipe.data.pass_rates is None:
+        return problems
+    rates = load_pass_rates(recipe.data.pass_rates, task=task.name)
+    window = Window(*recipe.data.keep)
+    kept = set(rates.kept(window))
+    chosen = [problem for problem in problems if problem.id in kept]
+    if not chosen:
+        raise ConfigError(
+            f"data.pass_rates = {recipe.data.pass_rates!r} keeps none of {len(problems)} problems within "
+            f"{window.low}..{window.high}; widen data.keep, or filter with this model and task again"
+        )
+    return chosen
+
+
+def check_context(problems: Sequence[Problem], renderer: Renderer, max_tokens: int, context: int) -> None:
+    """Refuse prompts that leave no room for an answer of `max_tokens`.
+
+    Raises:
+        ConfigError: names the longest prompt, the limit and the model's context.
+    """
+    longest = max(problems[:_PROMPTS_CHECKED], key=lambda problem: sum(len(message.content) for message in problem.prompt))
+    prompt = len(renderer.prompt_ids(longest.prompt))
+    if prompt + max_tokens > context:
+        raise ConfigError(
+            f"rollout.max_tokens = {max_tokens} and a prompt of {prompt} tokens (problem {longest.id}) do not fit into the "
+            f"model's context of {context}; set rollout.max_tokens to {max(0, context - prompt)} or less, or use another model"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Arithmetic:
+    """The size of one step, for `--dry-run`. Memory is what training holds at least: fp32 weights, gradients, two moments."""
+
+    rollouts_per_step: int
+    max_tokens_per_step: int
+    optimizer_steps_per_step: int
+    total_rollouts: int
+    parameters: int
+    training_memory_gb: float
+    checkpoint_gb: float
+
+
+def arithmetic(recipe: RunConfig, parameters: int, *, needs_reference: bool) -> Arithmetic:
+    rollouts = recipe.rollout.group_size * recipe.rollout.problems_per_step
+    copies = 4 + (1 if needs_reference and not recipe.load.lora_rank else 0)
+    return Arithmetic(
+        rollouts_per_step=rollouts,
+        max_tokens_per_step=rollouts * (recipe.rollout.max_tokens or 0),
+        optimizer_steps_per_step=recipe.optim.epochs * recipe.optim.minibatches,
+        total_rollouts=rollouts * recipe.steps,
+        parameters=parameters,
+        training_memory_gb=parameters * 4 * copies / 1e9,
+        checkpoint_gb=parameters * 12 / 1e9,
+    )

@@ -1,0 +1,132 @@
+"""Supervised warm start: cross-entropy on responses, prompts masked, sequences packed."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from rlvr.config import SftConfig
+from rlvr.envs.renderer import Renderer
+from rlvr.envs.tasks import Task
+from rlvr.envs.tasks.demonstrations import read_demonstrations
+from rlvr.errors import ConfigError
+from rlvr.evaluation.observer import Observer
+from rlvr.seeding import rng, seed
+from rlvr.trainers.packing import microbatches
+from rlvr.trainers.policy import Policy
+from rlvr.trainers.sequences import pad
+from rlvr.trainers.session import Session
+from rlvr.types import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One training sequence; the first `prompt_length` tokens carry no loss."""
+
+    token_ids: tuple[int, ...]
+    prompt_length: int
+
+
+class DemonstrationSampler:
+    """Examples of any step, as a function of (seed, step) alone, so that a resumed run sees the same ones."""
+
+    def __init__(self, task: Task, recipe: SftConfig, renderer: Renderer, tokenizer: Any, max_tokens: int) -> None:
+        self._task, self._recipe, self._renderer, self._tokenizer = task, recipe, renderer, tokenizer
+        self._max_tokens = max_tokens
+        self._end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+        self._rows = read_demonstrations(recipe.data) if recipe.data else None
+        self._size = len(self._rows) if self._rows is not None else len(task.problems("train"))
+        self.left_out = 0
+
+    def batch(self, step: int) -> list[Example]:
+        """The step's examples; those longer than `max_tokens` are replaced by others and counted in `left_out`.
+
+        Raises:
+            ConfigError: hardly any example is short enough.
+        """
+        draw = rng("sft", self._recipe.seed, step)
+        chosen: list[Example] = []
+        for _ in range(20 * self._recipe.sequences_per_step):
+            example = self._example(draw.randrange(self._size), step)
+            if len(example.token_ids) <= self._max_tokens:
+                chosen.append(example)
+            else:
+                self.left_out += 1
+            if len(chosen) == self._recipe.sequences_per_step:
+                return chosen
+        raise ConfigError(
+            f"hardly any demonstration fits into max_tokens = {self._max_tokens}: raise it (the model's context is the limit)"
+        )
+
+    def _example(self, index: int, step: int) -> Example:
+        messages, response = self._demonstration(index, step)
+        prompt = self._renderer.prompt_ids(messages)
+        answer = self._tokenizer.encode(response, add_special_tokens=False)
+        return Example((*prompt, *answer, *self._end), len(prompt))
+
+    def _demonstration(self, index: int, step: int) -> tuple[Sequence[Message], str]:
+        if self._rows is not None:
+            return self._rows[index]
+        shown = self._task.demonstration("train", index, seed("demonstration", self._recipe.seed, step, index))
+        return shown.problem.prompt, shown.response
+
+
+async def run_sft(session: Session, recipe: SftConfig, task: Task, observer: Observer) -> None:
+    """Train from the session's present step to the end.
+
+    Raises:
+        TrainingError: the loss is not finite.
+        ConfigError: the task has no demonstrations, or none fits.
+    """
+    policy = session.policy
+    limit = min(recipe.max_tokens or session.max_context, session.max_context)
+    sampler = DemonstrationSampler(task, recipe, session.renderer, session.tokenizer, limit)
+    observer.stage("supervised warm start", recipe.steps)
+    observer.advance(session.step)
+    metrics: dict[str, Any] = {}
+    while session.step < recipe.steps:
+        await _interruption_point(session)
+        started = time.perf_counter()
+        examples = sampler.batch(session.step)
+        metrics = _update(session, policy, examples, recipe)
+        elapsed = time.perf_counter() - started
+        metrics |= {"left_out": sampler.left_out, "time_step_s": elapsed, "time_tokens_per_s": metrics["tokens"] / elapsed}
+        session.finish_step(metrics)
+        observer.advance(loss=metrics["loss"], tokens_per_s=metrics["time_tokens_per_s"])
+        session.checkpoint_if_due()
+    session.save()
+    session.results = {"kind": "sft", "loss": metrics["loss"]} if metrics else {"kind": "sft"}
+
+
+async def _interruption_point(session: Session) -> None:
+    """Where Ctrl-C is heard: between two steps, when everything is whole."""
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        session.save()
+        raise
+
+
+def _update(session: Session, policy: Policy, examples: Sequence[Example], recipe: SftConfig) -> dict[str, Any]:
+    total = sum(len(example.token_ids) - example.prompt_length for example in examples)
+    share = session.world.share(examples)
+    parts = microbatches([len(example.token_ids) for example in share], recipe.optim.tokens_per_microbatch)
+
+    def loss_of(indices: list[int]) -> torch.Tensor:
+        rows = [share[index] for index in indices]
+        input_ids = pad([row.token_ids for row in rows], torch.long)
+        lengths = torch.tensor([len(row.token_ids) for row in rows])
+        column = torch.arange(input_ids.shape[1])[None]
+        prompt = torch.tensor([row.prompt_length for row in rows])[:, None]
+        mask = (column >= prompt) & (column < lengths[:, None])
+        return -policy.score(input_ids, lengths, mask).logprobs.sum() / total
+
+    stats = session.updater.step([functools.partial(loss_of, part) for part in parts], session.step)
+    tokens = sum(len(example.token_ids) for example in examples)
+    return {"loss": stats.loss, "grad_norm": stats.grad_norm, "lr": stats.lr, "tokens": tokens, "response_tokens": total}

@@ -1,0 +1,238 @@
+"""`rlvr.train`: check everything that can be checked, then run a recipe from its first or its last saved step to the end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlvr.config import Recipe, RunConfig, SftConfig, load_recipe
+from rlvr.engines.load import LoadedModel, load_model
+from rlvr.envs.tasks import Task, load_task
+from rlvr.errors import CheckpointError, ConfigError, boundary
+from rlvr.evaluation.observer import Observer, SilentObserver
+from rlvr.trainers.algorithms import Algorithm, build
+from rlvr.trainers.checkpoint import check_space
+from rlvr.trainers.distributed import World, join_world
+from rlvr.trainers.lora import with_adapter
+from rlvr.trainers.optimizer import learning_rate
+from rlvr.trainers.plan import arithmetic, check_recipe, training_problems
+from rlvr.trainers.rundir import RunFolder, default_path, write_text
+from rlvr.trainers.session import Session
+from rlvr.trainers.sft import run_sft
+from rlvr.trainers.tiny import tiny_model
+
+NEW_TINY = "new:tiny"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    checkpoint: Path  # a Hugging Face folder: AutoModelForCausalLM.from_pretrained(run.checkpoint)
+    summary: Mapping[str, Any]
+
+
+def train(
+    recipe: Recipe | Mapping[str, Any] | str | Path | None = None, *, observer: Observer | None = None, **settings: Any
+) -> Run:
+    """Run a recipe: a file, a mapping, a config object, or its keys as keyword arguments (sections may be config objects).
+
+    Raises:
+        ConfigError, PluginError, TaskError: something in the recipe is wrong; nothing was started.
+        CheckpointError: a model cannot be loaded, or the disk refuses.
+        TrainingError: the run had to stop; its last checkpoint stands.
+        KeyboardInterrupt: interrupted; the last finished step was saved.
+    """
+    chosen = _as_recipe(recipe, settings)
+    folder = RunFolder(default_path(chosen))
+    return _start(chosen, folder, observer or SilentObserver(), is_new=True)
+
+
+def resume(path: str | Path, *, observer: Observer | None = None) -> Run:
+    """Continue a run from its newest checkpoint, or from its beginning if it has none yet."""
+    folder, recipe = RunFolder.open(Path(path))
+    return _start(recipe, folder, observer or SilentObserver(), is_new=False)
+
+
+def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]) -> Recipe:
+    if isinstance(recipe, RunConfig | SftConfig):
+        if settings:
+            raise ConfigError(f"give a config object or keyword arguments, not both: {', '.join(settings)}")
+        return recipe
+    if isinstance(recipe, str | Path):
+        if settings:
+            raise ConfigError(f"give a recipe file or keyword arguments, not both: {', '.join(settings)}")
+        return load_recipe(recipe)
+    return load_recipe({**(recipe or {}), **{key: _plain(value) for key, value in settings.items()}})
+
+
+def _plain(value: Any) -> Any:
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    return value
+
+
+def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: bool) -> Run:
+    started = time.time()
+    _use_threads(recipe.threads)
+    algorithm = build(recipe.algorithm.name, recipe.algorithm.arguments) if isinstance(recipe, RunConfig) else None
+    task = load_task(recipe.task, recipe.task_args)
+    recipe = check_recipe(recipe, task, algorithm)
+    world = join_world(recipe.load.device)
+    if is_new and world.is_main:
+        folder = RunFolder.create(folder.path, _with_threads(recipe))
+    world.wait()
+    session = _session(recipe, task, folder, world, observer)
+    try:
+        _run_interruptibly(lambda: _train(session, recipe, task, algorithm, observer))
+    except KeyboardInterrupt:
+        observer.note(f"interrupted after step {session.step}; continue with: rlvr train --resume {folder.path}")
+        raise
+    finally:
+        session.close()
+    checkpoint = session.latest_checkpoint
+    assert checkpoint is not None, "a finished run has a checkpoint"
+    return Run(folder.path, checkpoint, _finish(session, checkpoint, time.time() - started))
+
+
+async def _train(session: Session, recipe: Recipe, task: Task, algorithm: Algorithm | None, observer: Observer) -> None:
+    if isinstance(recipe, SftConfig):
+        await run_sft(session, recipe, task, observer)
+    else:
+        from rlvr.trainers.reinforce import run_rl
+
+        assert algorithm is not None
+        await run_rl(session, recipe, task, algorithm, observer)
+
+
+def _session(recipe: Recipe, task: Task, folder: RunFolder, world: World, observer: Observer) -> Session:
+    newest = next(iter(sorted(folder.checkpoints.glob("step-*"), reverse=True)), None)
+    loaded = _load(recipe, task, newest, world)
+    check_space(folder.path, sum(p.numel() for p in loaded.model.parameters()), recipe.checkpoint.keep)
+    session = Session(recipe, folder, loaded, world, observer)
+    if session.renderer.notice:
+        observer.note(session.renderer.notice)
+    if newest is not None:
+        session.restore(newest)
+        observer.note(f"continuing after step {session.step}, from {newest}")
+    if world.is_main:
+        folder.rewind(session.step)
+    return session
+
+
+def _load(recipe: Recipe, task: Task, checkpoint: Path | None, world: World) -> LoadedModel:
+    settings = recipe.load if world.device is None else recipe.load.model_copy(update={"device": str(world.device)})
+    if settings.lora_rank:
+        base = load_model(recipe.model, settings)
+        return replace(base, model=with_adapter(base.model, settings, recipe.seed, checkpoint))
+    if checkpoint is not None:
+        return load_model(str(checkpoint), settings)
+    if recipe.model != NEW_TINY:
+        return load_model(recipe.model, settings)
+    if task.tiny is None:
+        raise ConfigError(
+            f"model = {NEW_TINY!r}, but task {task.name!r} describes no tiny model; give a model folder or hub name"
+        )
+    model, tokenizer = tiny_model(task.tiny, recipe.seed)
+    return LoadedModel(model, tokenizer, NEW_TINY, torch.device("cpu"), "fp32")
+
+
+def _use_threads(threads: int) -> None:
+    # Results are bit-identical only between runs with equal thread counts, so the count is part of the recipe.
+    torch.set_num_threads(threads or os.cpu_count() or 1)
+
+
+def _with_threads(recipe: Recipe) -> Recipe:
+    return recipe.model_copy(update={"threads": torch.get_num_threads()})
+
+
+def _run_interruptibly(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run to the end; Ctrl-C and SIGTERM cancel at the next await, so that the coroutine can save first.
+
+    Raises:
+        KeyboardInterrupt: it was interrupted.
+    """
+    if _has_running_loop():  # a notebook
+        with ThreadPoolExecutor(1) as executor:
+            executor.submit(lambda: asyncio.run(main())).result()
+        return
+
+    async def cancellable() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        if threading.current_thread() is threading.main_thread():
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        await main()
+
+    try:
+        asyncio.run(cancellable())
+    except asyncio.CancelledError as error:
+        raise KeyboardInterrupt from error
+
+
+def _has_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def _finish(session: Session, checkpoint: Path, elapsed_s: float) -> dict[str, Any]:
+    """Write summary.json and the report, and show the closing table."""
+    folder = session.folder
+    summary = {
+        **session.results,
+        "steps": session.step,
+        "wall_time_s": elapsed_s,
+        "run": str(folder.path),
+        "checkpoint": str(checkpoint),
+        "rollouts": str(folder.rollouts),
+        "report": str(folder.report),
+    }
+    if not session.world.is_main:
+        return summary
+    write_text(folder.summary, json.dumps(summary, indent=2) + "\n")
+    # report
+    session.observer.final_table(summary)
+    return summary
+
+
+def dry_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
+    """The resolved recipe and the size of what it would do, without loading weights or writing anything.
+
+    Raises:
+        ConfigError, PluginError, TaskError, CheckpointError: what `train` would refuse.
+    """
+    algorithm = build(recipe.algorithm.name, recipe.algorithm.arguments) if isinstance(recipe, RunConfig) else None
+    task = load_task(recipe.task, recipe.task_args)
+    resolved = check_recipe(recipe, task, algorithm)
+    parameters = _count_parameters(resolved, task)
+    if isinstance(resolved, SftConfig) or algorithm is None:
+        return resolved, {"parameters": parameters, "sequences": resolved.steps * getattr(resolved, "sequences_per_step", 0)}
+    counted = arithmetic(resolved, parameters, needs_reference=algorithm.needs_reference)
+    lr = learning_rate(resolved.optim, parameters)
+    return resolved, {**asdict(counted), "peak_learning_rate": lr, "training_problems": len(training_problems(resolved, task))}
+
+
+def _count_parameters(recipe: Recipe, task: Task) -> int:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    if recipe.model == NEW_TINY:
+        model = _load(recipe, task, None, World()).model
+    else:
+        with boundary(CheckpointError, f"the model config of {recipe.model!r} cannot be read"), torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(recipe.model))
+    return sum(parameter.numel() for parameter in model.parameters())
