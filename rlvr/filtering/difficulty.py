@@ -10,13 +10,14 @@ from typing import Any, Protocol
 
 from rlvr.errors import ConfigError, EvaluationError
 from rlvr.filtering.pass_rates import PassRate, PassRateFile, PassRates, Window
+from rlvr.seeding import Part
 from rlvr.types import JSON, Group, Problem, Rollout, Sampling
 
 
 class RunsGroups(Protocol):
     """What the filter needs of the rollout loop (`rlvr.envs.rollout.RolloutRunner`)."""
 
-    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: object) -> Group: ...
+    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: Part) -> Group: ...
 
 
 async def measure_pass_rates(
