@@ -62,7 +62,7 @@ def _read_json(name: str) -> Any:
 
 def _show(data: Any, render: Callable[[], RenderableType], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(data, ensure_ascii=False, indent=2))
+        print(json.dumps(data, ensure_ascii=False))
         return
     from rich.console import Console
 
