@@ -9,8 +9,16 @@ from types import TracebackType
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn
-from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
@@ -182,4 +190,8 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
 def _styled(row: Row) -> tuple[Text, Text, Text]:
     before, after, gain = row.texts()
     is_clear = row.gain is not None and row.gain.low is not None and row.gain.low > 0 and row.is_share
-    return Text(before), Text(after, style="bold" if row.label.startswith("pass@") else ""), Text(gain, "green" if is_clear else "")
+    return (
+        Text(before),
+        Text(after, style="bold" if row.label.startswith("pass@") else ""),
+        Text(gain, "green" if is_clear else ""),
+    )

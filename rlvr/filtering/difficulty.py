@@ -31,12 +31,14 @@ async def measure_pass_rates(
     seed: int = 0,
     keep: Window | None = None,
     max_unscored: float = 0.02,
+    on_start: Callable[[int, int], None] | None = None,
     on_group: Callable[[Group], None] | None = None,
 ) -> PassRates:
     """Sample every problem `n` times and append its pass rate to `out` as soon as it is known.
 
     An `out` that exists is taken up: problems in it are not sampled again, except those with unscored rollouts, which
     were our fault. Seeds depend on (seed, problem, sample) alone, so the result is that of an uninterrupted run.
+    `on_start` is told the number of problems and how many of them need no sampling any more.
     `settings` says what else must not change in between (model, task, split ...); the window may.
 
     Raises:
@@ -49,6 +51,8 @@ async def measure_pass_rates(
     drawn = {name: value for name, value in asdict(sampling).items() if name != "seed"}
     with PassRateFile(out, {**settings, "n": n, "seed": seed, "sampling": drawn}, keep) as file:
         waiting = [problem for problem in problems if _is_open(file.found.get(problem.id))]
+        if on_start is not None:
+            on_start(len(problems), len(problems) - len(waiting))
         unscored = 0
         causes: list[str] = []
 

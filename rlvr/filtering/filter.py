@@ -1,0 +1,128 @@
+"""From a model and a task to a file of pass rates."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlvr.engines.subject import Subject, open_subject, run_to_end
+from rlvr.errors import ConfigError
+from rlvr.filtering.difficulty import measure_pass_rates
+from rlvr.filtering.pass_rates import PassRates, Window
+from rlvr.types import Group
+
+_SAMPLED_BYTES = 1 << 16
+_SAMPLES_OF_A_FILE = 16
+
+
+@dataclass(frozen=True, slots=True)
+class FilterRequest:
+    """What to measure. `limit`: the first so many problems of the split; `out` None: `default_path`."""
+
+    subject: Subject
+    split: str = "train"
+    n: int = 16
+    keep: Window = Window()  # noqa: RUF009 - frozen
+    limit: int | None = None
+    seed: int = 0
+    out: Path | None = None
+    resume: bool = True
+    max_unscored: float = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Filtered:
+    """Where the pass rates lie, and those of the problems that were asked for."""
+
+    path: Path
+    rates: PassRates
+
+
+def filter_task(
+    request: FilterRequest,
+    *,
+    on_start: Callable[[int, int], None] | None = None,
+    on_group: Callable[[Group], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
+) -> Filtered:
+    """Measure the pass rate of every problem of a split, or go on where an earlier call was interrupted.
+
+    `on_start` is told how many problems there are and how many of them were measured before, `on_group` every group
+    that is sampled now.
+
+    Raises:
+        ConfigError, PluginError, TaskError: something that was asked for is wrong, `out` was measured with other settings,
+            or exists although `resume` is False.
+        CheckpointError: the model cannot be loaded.
+        EvaluationError: too many rollouts without a score, or a full disk; what was measured is kept.
+    """
+    subject = request.subject
+    if request.n < 1:
+        raise ConfigError(f"n = {request.n}, but at least one sample of each problem is needed")
+    if subject.temperature == 0 and request.n > 1:
+        raise ConfigError(
+            f"n = {request.n} at temperature 0 draws equal answers, whose pass rate is 0 or 1; raise the temperature"
+        )
+    task = subject.open_task()
+    problems = task.problems(request.split, limit=request.limit)
+    sampling = subject.sampling(task)
+    out = request.out or default_path(task.name, request.split, subject.model)
+    if out.exists() and not request.resume:
+        raise ConfigError(f"{out} exists and resuming is off; remove it or choose another --out")
+
+    async def main() -> PassRates:
+        async with open_subject(subject, task, problems, sampling) as ready:
+            if on_note is not None:
+                for note in ready.notes:
+                    on_note(note)
+            settings = {
+                "model": subject.model,
+                "weights": fingerprint(subject.model),
+                "task": task.name,
+                "task_args": dict(task.args),
+                "split": request.split,
+                **{name: value for name, value in ready.provenance.items() if name != "versions"},
+            }
+            return await measure_pass_rates(
+                ready.runner,
+                problems,
+                out,
+                n=request.n,
+                sampling=sampling,
+                settings=settings,
+                seed=request.seed,
+                keep=request.keep,
+                max_unscored=request.max_unscored,
+                on_start=on_start,
+                on_group=on_group,
+            )
+
+    return Filtered(out, run_to_end(main))
+
+
+def default_path(task: str, split: str, model: str) -> Path:
+    """`runs/pass-rates/<task>-<split>-<end of the model's path>.jsonl`."""
+    name = "-".join([Path(task).name, split, *Path(model).parts[-3:]])
+    return Path("runs") / "pass-rates" / (re.sub(r"[^A-Za-z0-9._-]+", "-", name) + ".jsonl")
+
+
+def fingerprint(model: str) -> str | None:
+    """Changes when the weights of a local folder do, so that two models are never mixed in one file; None for a hub name.
+
+    Reads a few samples of every weight file, not all of it.
+    """
+    folder = Path(model)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        size = path.stat().st_size
+        digest.update(f"{path.name} {size}".encode())
+        with path.open("rb") as file:
+            for index in range(_SAMPLES_OF_A_FILE):
+                file.seek(index * max(size - _SAMPLED_BYTES, 0) // (_SAMPLES_OF_A_FILE - 1))
+                digest.update(file.read(_SAMPLED_BYTES))
+    return digest.hexdigest()
