@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from rlvr.types import Completion, FinishReason, Sampling
+from rlvr.verifiers.check import check_verifier as check_verifier
 
 
 class ScriptedEngine:

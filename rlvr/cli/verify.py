@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
@@ -44,10 +45,11 @@ def run(args: argparse.Namespace) -> int:
     verifier = WeightedVerifier(args.verifier, 1.0, parse_settings(args.settings))
     counts: dict[str, int] = {}
     first_cause = ""
+    ids: deque[Any] = deque()
     with _open(args.file) as lines:
-        rollouts = read_rollouts(lines, args.file)
+        rollouts = read_rollouts(lines, args.file, ids)
         for rollout in verify_stream(verifier, rollouts, workers=args.workers, timeout_s=args.timeout):
-            line = verdict_line(rollout)
+            line = verdict_line(ids.popleft(), rollout)
             print(json.dumps(line), flush=not args.file.endswith(".jsonl"))
             counts[line["outcome"]] = counts.get(line["outcome"], 0) + 1
             if line["outcome"] == Outcome.VERIFIER_ERROR:
@@ -79,22 +81,25 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-def read_rollouts(lines: IO[str], name: str) -> Iterator[Rollout]:
-    """The rollouts of a file of JSON lines; blank lines are skipped.
+def read_rollouts(lines: IO[str], name: str, ids: deque[Any]) -> Iterator[Rollout]:
+    """The rollouts of a file of JSON lines; blank lines are skipped. Appends each line's id, which may be any JSON, to `ids`.
 
     Raises:
         TaskError: a line is not what is expected; the text has its number.
     """
     for number, line in enumerate(lines, 1):
         if line.strip():
-            yield _rollout(_parse(line, f"{name}:{number}"), f"{name}:{number}")
+            row = _parse(line, f"{name}:{number}")
+            rollout = _rollout(row, f"{name}:{number}")
+            ids.append(row["id"])
+            yield rollout
 
 
-def verdict_line(rollout: Rollout) -> dict[str, Any]:
+def verdict_line(identity: Any, rollout: Rollout) -> dict[str, Any]:
     """The output line of a graded rollout."""
     verdict = next(iter(rollout.verdicts.values()))
     return {
-        "id": rollout.problem.metadata["_id"] if "_id" in rollout.problem.metadata else rollout.problem.id,
+        "id": identity,
         "outcome": verdict.outcome.value,
         "score": verdict.score,
         "extracted": verdict.extracted,
@@ -125,13 +130,12 @@ def _rollout(row: Mapping[str, Any], where: str) -> Rollout:
     if not isinstance(metadata, dict):
         raise TaskError(f"{where}: metadata is {type(metadata).__name__}, not an object")
     if isinstance(prompt, str):
-        messages = (Message("user", prompt),) if prompt else ()
+        messages: tuple[Message, ...] = (Message("user", prompt),) if prompt else ()
     elif isinstance(prompt, list) and all(isinstance(item, dict) and {"role", "content"} <= item.keys() for item in prompt):
         messages = tuple(Message(str(item["role"]), str(item["content"])) for item in prompt)
     else:
         raise TaskError(f"{where}: prompt is neither text nor a list of {{'role', 'content'}}")
-    identity = {} if isinstance(row["id"], str) else {"_id": row["id"]}
-    problem = Problem(str(row["id"]), messages, row["answer"], {**metadata, **identity})
+    problem = Problem(str(row["id"]), messages, row["answer"], metadata)
     return Rollout.from_response(problem, row["response"], truncated=bool(row.get("truncated", False)))
 
 

@@ -15,6 +15,8 @@ _LEADING = re.compile(
     r"[\s$*(\[{]*(?:(?:option|choice|answer)\s{0,4}:?\s{0,4})?[\s$*(\[{]*([A-Za-z])(?![A-Za-z0-9'’])", re.IGNORECASE
 )
 _LETTER = re.compile(r"(?<![\w\\'’])\(?([A-Z])(?:\)|(?![\w'’]))")
+_OPTION_TEXT = re.compile(r"\s{0,4}[).\]:](?!\s{0,4}(?:,|/|&|or\b|and\b)\s{0,4}\(?[A-Z]\b)")
+_FURTHER_OPTION = re.compile(r"(?<!\w)[A-Z][).:](?!\w)")
 _IN_BRACKETS = re.compile(r"(?<!\w)\(([A-Z])\)|\*\*\(?([A-Z])[).]?\*\*")
 
 
@@ -62,9 +64,9 @@ def letters_in(phrase: str, letters: str) -> set[str]:
     leading = _LEADING.match(phrase)
     if leading is None or leading[1] not in letters:
         return named
-    rest = phrase[leading.end() :]
     # After "B)" or "B." comes the text of the option, which may well hold other capitals.
-    if re.match(r"\s{0,4}[).\]:]", rest) and not re.search(r"(?:\bor\b|\band\b|,|/|&)\s{0,4}\(?[A-Z]\b", rest):
+    rest = phrase[leading.end() :]
+    if _OPTION_TEXT.match(rest) and not _FURTHER_OPTION.search(rest):
         return {leading[1]}
     return named | {leading[1]}
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import Final
 
+from rlvr.errors import RlvrError, VerifierError, boundary
 from rlvr.types import JSON, Message, Problem, Rollout, Verdict
 from rlvr.verifiers.runner import Grader, WeightedVerifier
 
@@ -21,16 +22,16 @@ async def grade_stream(grader: Grader, rollouts: Iterable[Rollout], *, window: i
     came before it.
     """
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[Rollout | BaseException | object] = asyncio.Queue()
+    arrived: asyncio.Queue[Rollout | RlvrError | object] = asyncio.Queue()
     room = threading.Semaphore(window)  # the reader waits here when `window` rollouts are under way
     is_stopped = threading.Event()
     threading.Thread(target=_read, args=(rollouts, room, is_stopped, _sender(loop, arrived)), daemon=True).start()
     tasks: deque[asyncio.Task[Rollout]] = deque()
-    reading: asyncio.Task[Rollout | BaseException | object] | None = asyncio.create_task(arrived.get())
-    failure: BaseException | None = None
+    reading: asyncio.Task[Rollout | RlvrError | object] | None = asyncio.create_task(arrived.get())
+    failure: RlvrError | None = None
     try:
         while tasks or reading is not None:
-            waiting: set[asyncio.Future[object]] = {task for task in (reading, tasks[0] if tasks else None) if task is not None}  # type: ignore[misc]
+            waiting: set[asyncio.Future[object]] = {task for task in (reading, tasks[0] if tasks else None) if task is not None}
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if reading is not None and reading.done():
                 item = reading.result()
@@ -38,7 +39,7 @@ async def grade_stream(grader: Grader, rollouts: Iterable[Rollout], *, window: i
                     tasks.append(asyncio.create_task(_graded(grader, item)))
                     reading = asyncio.create_task(arrived.get())
                 else:
-                    failure = item if isinstance(item, BaseException) else None
+                    failure = item if isinstance(item, RlvrError) else None
                     reading = None
             while tasks and tasks[0].done():
                 yield tasks.popleft().result()
@@ -124,11 +125,12 @@ def _read(
 ) -> None:
     outcome: object = _END
     try:
-        for rollout in rollouts:
-            room.acquire()
-            if is_stopped.is_set():
-                return
-            send(rollout)
-    except BaseException as error:  # not swallowed: it travels to the thread that asked, and is raised there
-        outcome = error
+        with boundary(VerifierError, "reading the rollouts"):
+            for rollout in rollouts:
+                room.acquire()
+                if is_stopped.is_set():
+                    return
+                send(rollout)
+    except RlvrError as error:
+        outcome = error  # it travels to the thread that asked, and is raised there
     send(outcome)

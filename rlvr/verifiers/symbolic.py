@@ -14,7 +14,7 @@ from rlvr.errors import VerifierError, boundary
 
 with boundary(VerifierError, "'math' needs math-verify; pip install 'rlvr[math]'"):
     from math_verify import LatexExtractionConfig, parse, verify
-    from sympy import Basic, Expr
+    from sympy import Basic, Expr, Rational
 
 RELATIVE_TOLERANCE = 1e-6
 
@@ -58,14 +58,11 @@ def _are_far_apart(gold: Any, answer: Any) -> bool:
     """math-verify rounds to 6 decimals, so all tiny numbers are equal to it; here the relative difference counts."""
     if not (isinstance(gold, Expr) and isinstance(answer, Expr)) or gold.free_symbols or answer.free_symbols:
         return False
-    values = []
-    for expression in (gold, answer):
-        try:
-            values.append(complex(expression.evalf(30)))
-        except (TypeError, ValueError, ArithmeticError, AttributeError):
-            return False
-    size = max(abs(values[0]), abs(values[1]))
-    if values[0] == 0 or values[1] == 0:
-        return False  # one side simplified to zero, the other only nearly: a matter of evaluation
-    # 9% stands for 9 and for 0.09.
-    return all(abs(values[0] * factor - values[1]) > RELATIVE_TOLERANCE * size * max(1, factor) for factor in (1, 100, 0.01))
+    try:
+        left, right = gold.evalf(30), answer.evalf(30)
+        if not (left.is_number and right.is_number) or left == 0 or right == 0:
+            return False  # where one side is zero, the other may be zero only nearly: a matter of evaluation
+        # 9% stands for 9 and for 0.09.
+        return all(bool(abs(left * factor - right) > RELATIVE_TOLERANCE * abs(right)) for factor in (1, 100, Rational(1, 100)))
+    except (TypeError, ValueError, ArithmeticError, AttributeError):
+        return False
