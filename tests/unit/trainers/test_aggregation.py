@@ -17,7 +17,7 @@ def step(lengths: list[int], width: int, rollout_index: list[int] | None = None)
     return Step(torch.zeros(rollouts, dtype=torch.float64), torch.zeros(rollouts, dtype=torch.long), index, mask)
 
 
-# The RLHF book's toy: ratios of 1, a response of 4 and one of 7 tokens, at most 7; its printed gradients are of the mean over rows.
+# The RLHF book's toy: ratios of 1, responses of 4 and 7 tokens, at most 7; its printed gradients are of the mean over rows.
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -101,7 +102,7 @@ def test_every_split_into_micro_batches_gives_the_same_gradient(name: str, seed:
     logprobs = step.logprobs.clone().requires_grad_()
     prepared = step.prepare(algorithm)
     loss, sums = 0.0, None
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         part = step.loss(algorithm, prepared, logprobs, torch.arange(start, end))
         part.loss.backward()
         loss += part.loss.item()

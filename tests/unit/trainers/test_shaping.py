@@ -42,7 +42,7 @@ def test_the_penalty_is_added_to_the_reward_and_unscored_rollouts_stay_so() -> N
 
 
 def test_an_unbound_penalty_says_what_is_missing() -> None:
-    with pytest.raises(ConfigError, match="set algorithm.max_tokens"):
+    with pytest.raises(ConfigError, match="max_tokens is not set"):
         OverlongPenalty().penalty(3)
     with pytest.raises(ConfigError, match="overlong_buffer = 11"):
         OverlongPenalty(10, 11)
