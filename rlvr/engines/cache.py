@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_LENGTH_BLOCK = 64
+_LENGTH_BLOCK = 16  # positions
+_LITTLE_BYTES = 2**28
 
 
 class SlotCache:
@@ -28,15 +29,20 @@ class SlotCache:
         self.mask = torch.zeros(0, self._kv_heads, 1, 0, dtype=self._dtype, device=self._device)
         self._slice_layers()
 
-    def reserve(self, rows: int, length: int) -> None:
-        """Make room for `rows` rows of `length` positions, keeping what is there."""
+    def nbytes(self) -> int:
+        return self._keys.nbytes + self._values.nbytes
+
+    def reserve(self, rows: int, length: int, final: int) -> None:
+        """Make room for `rows` rows of `length` positions, keeping what is there; at once for `final` where that is little."""
         if rows <= self.rows and length <= self.capacity:
             return
         old_rows, old_capacity = self.rows, self.capacity
         if rows > self.rows:
             self.rows = max(rows, min(2 * self.rows, rows + 64))
         if length > self.capacity:
-            self.capacity = -(-max(length, self.capacity * 3 // 2) // _LENGTH_BLOCK) * _LENGTH_BLOCK
+            is_little = self._layers * self.rows * self._kv_heads * final * self._head_dim * 8 <= _LITTLE_BYTES
+            wanted = max(length, final if is_little else self.capacity * 3 // 2)
+            self.capacity = -(-wanted // _LENGTH_BLOCK) * _LENGTH_BLOCK
         keys, values = self._empty(self.rows, self.capacity), self._empty(self.rows, self.capacity)
         keys[:, :old_rows, :, :old_capacity] = self._keys
         values[:, :old_rows, :, :old_capacity] = self._values

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -25,8 +26,13 @@ class Decoder(Protocol):
 
     name: str
 
-    def prefill(self, first: int, prompts: Sequence[Sequence[int]], prompt_of_row: Sequence[int]) -> Tensor:
-        """Open slots first..first+n-1; row j starts with prompts[prompt_of_row[j]]. Returns next-token logits [n, V], float32."""
+    def prefill(
+        self, first: int, prompts: Sequence[Sequence[int]], prompt_of_row: Sequence[int], limits: Sequence[int]
+    ) -> Tensor:
+        """Open slots first..first+n-1: row j starts with prompts[prompt_of_row[j]] and may grow by limits[j] tokens.
+
+        Returns next-token logits [n, V], float32.
+        """
         ...
 
     def decode(self, tokens: Tensor, longest: int) -> Tensor:
@@ -39,6 +45,10 @@ class Decoder(Protocol):
 
     def clear(self) -> None:
         """Forget all rows and free their memory."""
+        ...
+
+    def held_bytes(self) -> int:
+        """Memory that rows hold, or held before they left."""
         ...
 
     def refresh(self) -> None:
@@ -84,6 +94,8 @@ class LlamaDecoder:
         self._head_dim = attention.head_dim
         self._scale = float(attention.scaling)
         self._eps = float(self._inner.norm.variance_epsilon)
+        self._root_eps = torch.tensor(math.sqrt(self._eps), device=self._device)
+        self._is_plain = dtype is torch.float32 and self._device.type == "cpu"
         self._fuses = dtype is not torch.float32 or sum(p.numel() for p in causal.parameters()) < _FUSE_BELOW
         self._frequencies = self._inner.rotary_emb.inv_freq.to(self._device, torch.float32)
         self._rope_scaling = float(self._inner.rotary_emb.attention_scaling)
@@ -105,9 +117,12 @@ class LlamaDecoder:
         self._norm = self._inner.norm.weight.to(self._dtype)
         self._layers = [self._read_layer(layer) for layer in self._inner.layers]
 
-    def prefill(self, first: int, prompts: Sequence[Sequence[int]], prompt_of_row: Sequence[int]) -> Tensor:
+    def prefill(
+        self, first: int, prompts: Sequence[Sequence[int]], prompt_of_row: Sequence[int], limits: Sequence[int]
+    ) -> Tensor:
         lengths = [len(prompts[index]) for index in prompt_of_row]
-        self._cache.reserve(first + len(lengths), max(lengths) + 1)
+        final = max(length + limit for length, limit in zip(lengths, limits, strict=True))
+        self._cache.reserve(first + len(lengths), max(lengths) + 1, final)
         self._cache.start(first, torch.tensor(lengths, device=self._device))
         owners = torch.tensor(prompt_of_row, device=self._device)
         hidden = torch.empty(len(prompts), self._embedding.shape[1], dtype=self._dtype, device=self._device)
@@ -117,7 +132,7 @@ class LlamaDecoder:
 
     def decode(self, tokens: Tensor, longest: int) -> Tensor:
         cache, rows = self._cache, tokens.shape[0]
-        cache.reserve(rows, longest)
+        cache.reserve(rows, longest, longest)
         positions = cache.lengths[:rows].clone()
         index = cache.advance(rows)
         mask = cache.mask[:rows, ..., :longest].flatten(0, 1)
@@ -141,6 +156,9 @@ class LlamaDecoder:
 
     def clear(self) -> None:
         self._cache.clear()
+
+    def held_bytes(self) -> int:
+        return self._cache.nbytes()
 
     def _prefill_batch(self, first: int, prompts: list[Sequence[int]], batch: list[int], owners: Tensor, hidden: Tensor) -> None:
         """Run prompts of similar length, padded on the right; causal attention keeps the padding out of what is real."""
@@ -177,7 +195,7 @@ class LlamaDecoder:
             mixed = _project(normed, layer.qkv, layer.qkv_bias).view(count, -1, self._head_dim)
             rotated, values = mixed[:, :rotated_heads], mixed[:, rotated_heads:]
             if layer.query_key_norm is not None:
-                rotated = F.rms_norm(rotated, (self._head_dim,), eps=self._eps) * layer.query_key_norm
+                rotated = self._normed(rotated, layer.query_key_norm)
             rotated = self._rotated(rotated, rope)
             attended = attend(index, rotated[:, : self._heads], rotated[:, self._heads :], values)
             attended = attended.reshape(count, -1)
@@ -193,7 +211,13 @@ class LlamaDecoder:
         return F.linear(self._normed(states, self._norm), self._head).float()
 
     def _normed(self, states: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(states, weight.shape, weight, self._eps)
+        """RMSNorm over the last dimension, times `weight` ([d] or [heads, d])."""
+        if not self._is_plain:
+            return F.rms_norm(states, states.shape[-1:], eps=self._eps) * weight
+        # The same in half of rms_norm's time on the CPU: the root of d * (mean square + eps) is a hypotenuse.
+        root = math.sqrt(states.shape[-1])
+        size = torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), self._root_eps * root)
+        return (states / size).mul_(weight * root)
 
     def _rotated(self, states: Tensor, rope: Tensor) -> Tensor:
         """Rotate [N, heads, head_dim] by `rope` [N, 1, head_dim / 2].

@@ -39,7 +39,9 @@ class GenericDecoder:
         self._mask = torch.zeros(0, 0, dtype=torch.long, device=self._device)
         self._cache: DynamicCache | None = None
 
-    def prefill(self, first: int, prompts: Sequence[Sequence[int]], prompt_of_row: Sequence[int]) -> Tensor:
+    def prefill(
+        self, first: int, prompts: Sequence[Sequence[int]], prompt_of_row: Sequence[int], limits: Sequence[int]
+    ) -> Tensor:
         width = max(map(len, prompts))
         tokens = torch.tensor([[*[0] * (width - len(p)), *p] for p in prompts], device=self._device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=self._device)
@@ -73,6 +75,10 @@ class GenericDecoder:
         if self._cache is not None:
             for layer in self._cache.layers:
                 layer.keys, layer.values = layer.keys[index, :, start:], layer.values[index, :, start:]
+
+    def held_bytes(self) -> int:
+        layers = self._cache.layers if self._cache is not None else []
+        return self._tokens.nbytes + sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
 
     @torch.no_grad()
     def _run(self, tokens: Tensor, mask: Tensor, cache: DynamicCache | None) -> Tensor:

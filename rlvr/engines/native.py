@@ -16,6 +16,7 @@ from rlvr.engines.stops import StopFinder
 from rlvr.errors import EngineError, boundary
 from rlvr.types import Completion, FinishReason, Sampling
 
+_KEPT_BYTES = 2**26  # of cache, between one burst of requests and the next
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -75,6 +76,8 @@ class NativeEngine:
         self._rows: list[_Request] = []  # in slot order
         self._clock = 0  # decode steps so far
         self._reach = 0  # the longest row's length minus the clock
+        self._oldest = 0  # the earliest `born`
+        self._has_stops = False
         self._has_cancelled = False
         self._server: asyncio.Task[None] | None = None
 
@@ -121,7 +124,7 @@ class NativeEngine:
         if server is not None and not server.done():
             server.cancel()
             await asyncio.wait([server])
-        self._forget()
+        self._decoder.clear()
 
     async def _serve(self) -> None:
         """Step until nobody waits, letting other coroutines run between steps."""
@@ -130,7 +133,10 @@ class NativeEngine:
                 with boundary(EngineError, f"generating, with {len(self._rows)} rows and {len(self._waiting)} requests waiting"):
                     self._step()
                 await asyncio.sleep(0)
+            if self._decoder.held_bytes() > _KEPT_BYTES:
+                self._decoder.clear()
         except EngineError as error:
+            self._decoder.clear()  # a NaN in a slot would outlive its row
             for request in (*self._rows, *self._waiting):
                 if not request.future.done():
                     failure = EngineError(str(error))
@@ -139,7 +145,9 @@ class NativeEngine:
         finally:
             for request in (*self._rows, *self._waiting):
                 request.future.cancel()
-            self._forget()
+            self._waiting.clear()
+            self._rows.clear()
+            self._table.clear()
 
     @torch.no_grad()
     def _step(self) -> None:
@@ -163,14 +171,14 @@ class NativeEngine:
         for request in entering:
             request.born = self._clock
         self._rows += entering
-        self._find_reach()
-        self._table.append([request.sampling for request in entering], [request.limit for request in entering])
-        self._draw(first, self._decoder.prefill(first, list(prompts), prompt_of_row))
+        self._survey()
+        limits = [request.limit for request in entering]
+        self._table.append([request.sampling for request in entering], limits)
+        self._draw(first, self._decoder.prefill(first, list(prompts), prompt_of_row, limits))
 
     def _draw(self, first: int, logits: torch.Tensor) -> None:
         """Sample for the rows from `first` on and let the finished ones go."""
-        most = self._clock + 1 - min(request.born for request in self._rows)
-        states, tokens = self._table.draw(first, logits, most)
+        states, tokens = self._table.draw(first, logits, self._clock - self._oldest + 1)
         finished: dict[int, FinishReason] = {}
         if any(states):
             if BROKEN in states:
@@ -178,9 +186,10 @@ class NativeEngine:
             for row, state in enumerate(states, start=first):
                 if state != GOES_ON:
                     finished[row] = FinishReason.STOP if state == ENDED else FinishReason.LENGTH
-        for row, token in enumerate(tokens, start=first):
-            if self._rows[row].sampling.stop and self._completes_stop(row, token):
-                finished[row] = FinishReason.STOP
+        if self._has_stops:
+            for row, token in enumerate(tokens, start=first):
+                if self._rows[row].sampling.stop and self._completes_stop(row, token):
+                    finished[row] = FinishReason.STOP
         if finished:
             self._finish(finished)
 
@@ -222,12 +231,10 @@ class NativeEngine:
         for source, target in zip(sources, targets, strict=True):
             self._rows[target] = self._rows[source]
         del self._rows[left:]
-        self._find_reach()
+        self._survey()
         self._table.move(sources, targets, left)
         if left:
             self._decoder.move(sources, targets, left, self._longest())
-        else:
-            self._decoder.clear()
 
     def _count(self, request: _Request) -> int:
         """Tokens that a row has sampled."""
@@ -237,14 +244,11 @@ class NativeEngine:
         """Positions in the cache of the longest row: its prompt and what it sampled, but for the newest token."""
         return self._reach + self._clock
 
-    def _find_reach(self) -> None:
+    def _survey(self) -> None:
+        """Read off the rows what every step needs, whenever they change."""
         self._reach = max((len(request.prompt) - request.born for request in self._rows), default=0)
-
-    def _forget(self) -> None:
-        self._waiting.clear()
-        self._rows.clear()
-        self._table.clear()
-        self._decoder.clear()
+        self._oldest = min((request.born for request in self._rows), default=self._clock)
+        self._has_stops = any(request.sampling.stop for request in self._rows)
 
     def _leave_dead_loop(self) -> None:
         """Drop what an event loop left behind that was closed without ending its tasks."""
@@ -253,7 +257,9 @@ class NativeEngine:
         loop = self._server.get_loop()
         if loop.is_closed():
             self._server = None
-            self._forget()
+            self._waiting.clear()
+            self._rows.clear()
+            self._table.clear()
         elif loop is not asyncio.get_running_loop():
             raise EngineError("the engine is serving another event loop; use one engine for each loop")
 

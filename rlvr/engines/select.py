@@ -52,7 +52,7 @@ def _check(decoder: Decoder, model: Any, tolerance: float, max_context: int) -> 
     lengths = [max(1, min(length, max_context - _STEPS)) for length in _PROMPT_LENGTHS]
     prompts = [[rng.randrange(vocabulary) for _ in range(length)] for length in lengths]
     rows = [prompts[index][:] for index in (0, 1, 1, 2)]
-    logits = decoder.prefill(0, prompts, [0, 1, 1, 2])
+    logits = decoder.prefill(0, prompts, [0, 1, 1, 2], [_STEPS] * 4)
     for step in range(_STEPS):
         _compare(logits, model, rows, tolerance)
         longest = max(map(len, rows))
