@@ -13,34 +13,29 @@ if TYPE_CHECKING:
     from rlvr.types import Problem
 
 HELP = "List tasks, show one, or validate one: every gold answer must pass its own verifier."
+PIPE_WIDTH = 240  # characters
+SHOWN = 3  # problems without --limit
 MAX_LISTED = 50  # findings of a split that are printed without --json
 
 
+ACTIONS = ("list", "show", "validate")
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    listing = actions.add_parser("list", help="all built-in tasks and plugins")
-    show = actions.add_parser("show", help="settings and a few problems of a task")
-    validate = actions.add_parser(
-        "validate", help="check every problem without a model; exit code 1 if one fails", description=VALIDATE
-    )
-    for action in (show, validate):
-        action.add_argument("task", help="name, folder with task.toml, or .jsonl, .jsonl.gz or .parquet file")
-        action.add_argument("args", nargs="*", metavar="KEY=VALUE", help="arguments of the task, e.g. terms=[6,8]")
-        action.add_argument("--split", help="show: the first by default; validate: all by default")
-    show.add_argument("-n", type=int, default=3, help="problems to show (3)")
-    validate.add_argument("--limit", type=int, help="problems of each split (data sets: all; endless tasks: 500)")
-    validate.add_argument("--workers", type=int, default=2, help="processes for verifiers that run apart (2)")
-    for action in (listing, show, validate):
-        action.add_argument("--json", action="store_true", help="print JSON")
-
-
-VALIDATE = (
-    "For every problem: the gold answer passes the task's own verifier, an empty response and other problems' answers do not. "
-    "Ids are distinct, prompts are not empty, and no test prompt is a training prompt."
-)
+    parser.add_argument("action", choices=ACTIONS, help="validate: exit code 1 if a problem fails")
+    parser.add_argument("task", nargs="?", help="name, folder with task.toml, or .jsonl, .jsonl.gz or .parquet file")
+    parser.add_argument("args", nargs="*", metavar="KEY=VALUE", help="arguments of the task, e.g. terms=[6,8]")
+    parser.add_argument("--split", help="show: the first by default; validate: all by default")
+    parser.add_argument("--limit", type=int, help="problems of each split (show: 3; validate: all, of endless tasks 500)")
+    parser.add_argument("--workers", type=int, default=2, help="validate: processes for verifiers that run apart (2)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.action != "list" and args.task is None:
+        raise ConfigError(
+            f"rlvr tasks {args.action} needs a task, e.g. rlvr tasks {args.action} gsm8k; `rlvr tasks list` names them"
+        )
     return {"list": _list, "show": _show, "validate": _validate}[args.action](args)
 
 
@@ -62,11 +57,9 @@ def _list(args: argparse.Namespace) -> int:
 
 
 def _show(args: argparse.Namespace) -> int:
-    if args.n < 1:
-        raise ConfigError(f"-n {args.n}: at least one problem is shown")
     task = _load(args)
     split = args.split or task.splits[0]
-    problems = task.problems(split, limit=args.n)
+    problems = task.problems(split, limit=SHOWN if args.limit is None else args.limit)
     if args.json:
         _print_json({**_summary(task), "problems": [_problem_json(problem) for problem in problems], "notes": list(task.notes)})
         return 0
@@ -90,7 +83,7 @@ def _validate(args: argparse.Namespace) -> int:
     from rlvr.envs.validate import validate
 
     task = _load(args)
-    splits = [args.split] if args.split else []
+    only = [args.split] if args.split else []
     with _progress() as progress:
         bars: dict[str, Any] = {}
 
@@ -99,7 +92,7 @@ def _validate(args: argparse.Namespace) -> int:
                 bars[split] = progress.add_task(f"{task.name} {split}", total=total)
             progress.update(bars[split], completed=done)
 
-        reports = asyncio.run(validate(task, splits, limit=args.limit, workers=args.workers, on_problem=on_problem))
+        reports = asyncio.run(validate(task, only, limit=args.limit, workers=args.workers, on_problem=on_problem))
     failed = any(report.findings for report in reports)
     if args.json:
         _print_json(
@@ -132,7 +125,8 @@ def _argument(text: str) -> tuple[str, Any]:
 def _print_reports(task: Task, reports: list[SplitReport]) -> None:
     console = _console()
     for report in reports:
-        verdict = f"[red]{len(report.findings)} faults[/red]" if report.findings else "[green]all pass[/green]"
+        count = len(report.findings)
+        verdict = f"[red]{count} fault{'s' * (count > 1)}[/red]" if count else "[green]all pass[/green]"
         console.print(f"{task.name} {report.split}: {report.problems} problems, {verdict}")
         for finding in report.findings[:MAX_LISTED]:
             console.print(f"  {_escape(finding.problem_id)}  [bold]{finding.fault}[/bold]  {_escape(finding.detail)}")
@@ -146,11 +140,15 @@ def _print_notes(task: Task) -> None:
         _console().print(f"[yellow]note:[/yellow] {_escape(note)}")
 
 
+def _kind(task: Task) -> str:
+    return "endless" if task.is_endless else "data set"
+
+
 def _summary(task: Task) -> dict[str, Any]:
     return {
         "name": task.name,
         "description": task.description,
-        "kind": "endless" if task.is_endless else "data set",
+        "kind": _kind(task),
         "folder": str(task.folder),
         "splits": list(task.splits),
         "args": dict(task.args),
@@ -187,7 +185,9 @@ def _compact(value: Any) -> str:
 def _console() -> Any:
     from rich.console import Console
 
-    return Console(soft_wrap=True, highlight=False)
+    console = Console(soft_wrap=True, highlight=False)
+    # What reads a pipe wants one line a row.
+    return console if console.is_terminal else Console(soft_wrap=True, highlight=False, width=PIPE_WIDTH)
 
 
 def _escape(text: str) -> str:
@@ -197,9 +197,10 @@ def _escape(text: str) -> str:
 
 
 def _table(*columns: str) -> Any:
-    from rich.table import Table
+    from rich.table import Column, Table
 
-    return Table(*columns, box=None, header_style="bold", padding=(0, 2, 0, 0))
+    *narrow, wide = columns
+    return Table(*(Column(name, no_wrap=True) for name in narrow), wide, box=None, header_style="bold", padding=(0, 2, 0, 0))
 
 
 def _progress() -> Any:

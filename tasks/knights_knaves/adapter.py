@@ -26,10 +26,13 @@ Claim = list[Any]
 
 
 class Adapter(Generator):
-    """`people`: fewest and most, 2 to 8; `depth` of claims: 1 joins plain facts, 2 joins claims of depth 1."""
+    """`people`: fewest and most, 2 to 8; `depth` of claims: 1 joins plain facts, 2 joins claims of depth 1.
+
+    Plain facts alone (depth 0) never have exactly one solution: with everyone's kind reversed they fit as well.
+    """
 
     people: tuple[int, int]
-    depth: Annotated[int, Field(ge=0, le=2)]
+    depth: Annotated[int, Field(ge=1, le=2)]
 
     @model_validator(mode="after")
     def _is_possible(self) -> Adapter:

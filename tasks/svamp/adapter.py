@@ -16,4 +16,8 @@ class Adapter(RowReader):
         if "Body" not in row:
             return Draft(first_of(row, "prompt"), answer)
         prompt = f"{row['Body'].rstrip(' .')}. {row['Question'].strip()}"
-        return Draft(prompt, None if answer is None else f"{float(answer):g}", id=f"svamp/{row['ID']}")
+        return Draft(prompt, None if answer is None else _plain(float(answer)), id=f"svamp/{row['ID']}")
+
+
+def _plain(number: float) -> str:
+    return str(int(number)) if number.is_integer() else str(number)

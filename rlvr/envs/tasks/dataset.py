@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlvr.envs.tasks.adapter import Draft, RowReader, messages
-from rlvr.envs.tasks.rows import SUFFIXES, find, read_rows
+from rlvr.envs.tasks.rows import find, read_rows
 from rlvr.envs.tasks.spec import HubSplit, PromptSpec
 from rlvr.errors import TaskError, boundary
 from rlvr.seeding import seed
@@ -104,21 +104,20 @@ class DatasetProblems:
         return [Row(str(values.get("id") or f"{self._name}/{i:05d}"), values) for i, values in enumerate(read_rows(path))]
 
     def _hub_rows(self, source: HubSplit, split: str, folder: str | None) -> Sequence[Mapping[str, JSON]]:
+        missing = f"task {self._name}, split {split}: no data. {self._not_found(split, folder)}"
         try:
             import datasets
         except ImportError as error:
-            raise TaskError(
-                f"task {self._name} {self._wanted(source, split, folder)}, for which: pip install 'rlvr[data]'"
-            ) from error
-        with boundary(TaskError, f"task {self._name} {self._wanted(source, split, folder)}, which failed"):
+            raise TaskError(f"{missing}, and to read {source.hub} from the Hugging Face hub: pip install 'rlvr[data]'") from error
+        with boundary(TaskError, f"{missing}, and reading {source.hub} from the Hugging Face hub failed"):
             rows: list[Mapping[str, JSON]] = datasets.load_dataset(source.hub, source.config, split=source.split).to_list()
         return rows
 
-    def _wanted(self, source: HubSplit, split: str, folder: str | None) -> str:
-        suffixes = "|".join(SUFFIXES)
-        names = f"{self._local}/{split}({suffixes}) or {self._local}({suffixes})"
-        place = f"there is none in {folder}" if folder else "RLVR_DATA is not set"
-        return f"wants {names} in the folder that RLVR_DATA names ({place}), or {source.hub} from the Hugging Face hub"
+    def _not_found(self, split: str, folder: str | None) -> str:
+        names, suffixes = (f"{self._local}/{split}", self._local), "(.jsonl, .jsonl.gz or .parquet)"
+        if folder:
+            return f"RLVR_DATA ({folder}) has neither {names[0]} nor {names[1]} {suffixes}"
+        return f"RLVR_DATA is not set (it names a folder with {names[0]} or {names[1]} {suffixes})"
 
 
 def choose_split(rows: Sequence[Row], split: str, splits: Sequence[str], origin: str) -> tuple[list[Row], str]:

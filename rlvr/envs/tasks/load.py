@@ -21,7 +21,7 @@ from rlvr.errors import TaskError, boundary
 from rlvr.types import JSON
 
 _PACKAGE = Path(__file__).resolve().parents[2]
-_BUILT_IN = (_PACKAGE / "_tasks", _PACKAGE.parent / "tasks")  # in a wheel; in a checkout
+_IN_WHEEL, _IN_CHECKOUT = _PACKAGE / "_tasks", _PACKAGE.parent / "tasks"
 
 
 def task_names() -> list[str]:
@@ -55,7 +55,8 @@ def load_task(name_or_path: str, args: Mapping[str, JSON] | None = None) -> Task
 
 
 def _built_in_folders() -> dict[str, Path]:
-    return {path.parent.name: path.parent for root in _BUILT_IN for path in sorted(root.glob("*/task.toml"))}
+    root = _IN_WHEEL if _IN_WHEEL.is_dir() else _IN_CHECKOUT
+    return {path.parent.name: path.parent for path in sorted(root.glob("*/task.toml"))}
 
 
 def _unknown(name: str) -> str:

@@ -116,7 +116,9 @@ def test_row_that_the_adapter_cannot_read_names_the_cause(data: Path) -> None:
 
 def test_nothing_found_says_where_it_was_looked_for_and_what_to_do(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
-    with pytest.raises(TaskError, match=r"gsm8k/test\(.jsonl.*RLVR_DATA.*there is none in .*openai/gsm8k.*ConnectionError"):
+    with pytest.raises(
+        TaskError, match=r"gsm8k, split test: no data. RLVR_DATA \(.*\) has neither gsm8k/test.*openai/gsm8k.*ConnectionError"
+    ):
         load_task("gsm8k").problems("test")
     monkeypatch.delenv("RLVR_DATA")
     with pytest.raises(TaskError, match=r"RLVR_DATA is not set"):
