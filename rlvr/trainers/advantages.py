@@ -196,16 +196,18 @@ class PerRollout:
 class WhitenedReturns:
     """REINFORCE++: A_t = score - sum of the KL penalty from t on, whitened over all sampled tokens of the step.
 
-    `score=Center()` is the paper's "REINFORCE++ w/ baseline". Whitening uses the population std, as OpenRLHF does.
+    `score=Center()` is the paper's "REINFORCE++ w/ baseline". The population std is the one of the authors' code (OpenRLHF);
+    verl takes the sample std.
 
     Source: arXiv:2501.03262.
     """
 
     score: Score = field(default_factory=Unchanged)
     std_eps: float = 1e-8
+    ddof: int = 0
 
     def __post_init__(self) -> None:
-        _check_std(self.std_eps, 0)
+        _check_std(self.std_eps, self.ddof)
 
     def __call__(self, step: Step, /) -> Tensor:
         returns = step.spread(self.score(step.rewards, step.groups))
@@ -215,7 +217,7 @@ class WhitenedReturns:
         # The exact test for "no variance": rounding would leave 1e-8, and the division would make 1 of it.
         if len(sampled) == 0 or bool(sampled.max() == sampled.min()):
             return torch.zeros_like(returns)
-        mean, std = sampled.mean(), sampled.std(correction=0)
+        mean, std = sampled.mean(), sampled.std(correction=self.ddof)
         return ((returns - mean) / (std + self.std_eps)).masked_fill(~step.mask, 0)
 
     @property

@@ -284,6 +284,7 @@ def reinforce_pp(
     clip_low: float = 0.2,
     clip_high: float = 0.2,
     std_eps: float = 1e-8,
+    std_ddof: int = 0,
     aggregate: Aggregation = "token_mean",
     max_tokens: int | None = None,
     kl_coef: float = 0.0,
@@ -299,7 +300,7 @@ def reinforce_pp(
     """
     return Algorithm(
         "reinforce_pp",
-        WhitenedReturns(Center() if baseline == "group" else Unchanged(), std_eps),
+        WhitenedReturns(Center() if baseline == "group" else Unchanged(), std_eps, std_ddof),
         Clipped(clip_low, clip_high),
         _aggregate(aggregate, max_tokens),
         kl=_chosen("kl", kl, ESTIMATORS),
