@@ -28,5 +28,5 @@ class Adapter(RowReader):
 
 
 def _full_answer(row: Mapping[str, JSON]) -> JSON:
-    original = row.get("meta", {}).get("orig", {})
+    original = (row.get("meta") or {}).get("orig") or {}
     return first_of(original, "answer") or row.get("answer") or ""

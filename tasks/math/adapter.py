@@ -13,7 +13,7 @@ class Adapter(RowReader):
     """No arguments."""
 
     def read(self, row: Mapping[str, JSON]) -> Draft:
-        original = {**row, **row.get("meta", {}).get("orig", {})}
+        original = {**row, **((row.get("meta") or {}).get("orig") or {})}
         solution = first_of(original, "solution") or ""
         unique_id = first_of(original, "unique_id")
         details = {"subject": first_of(original, "subject", "type"), "level": first_of(original, "level"), "solution": solution}

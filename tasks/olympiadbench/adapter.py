@@ -15,7 +15,7 @@ class Adapter(RowReader):
     """No arguments."""
 
     def read(self, row: Mapping[str, JSON]) -> Draft | None:
-        meta = row.get("meta", {})
+        meta = row.get("meta") or {}
         if meta.get("auto_verifiable") is False:
             return None
         finals = row.get("final_answer") or [row.get("answer")]
