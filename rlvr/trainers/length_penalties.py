@@ -1,0 +1,161 @@
+"""Length penalties: shapes that make the reward depend on how many tokens a rollout took.
+
+They are parts for an algorithm of your own: `replace(grpo(), shape=KimiLength())`. All count sampled tokens, and those that
+compare rollouts compare within one group, never across problems that happen to share a batch.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from rlvr.errors import ConfigError
+from rlvr.types import Group, Rollout
+
+
+@dataclass(frozen=True, slots=True)
+class KimiLength:
+    """Shorter is better among correct answers, longer is worse among wrong ones: λ = 0.5 - (n - min) / (max - min).
+
+    A correct answer gets weight * λ, a wrong one weight * min(0, λ); nothing where all lengths are equal.
+
+    Source: Kimi k1.5, arXiv:2501.12599, section 2.3.3.
+    """
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_positive("weight", self.weight)
+
+    def __call__(self, group: Group, /) -> list[float | None]:
+        lengths = [rollout.completion_tokens for rollout in group.rollouts if rollout.reward is not None]
+        shortest, longest = min(lengths, default=0), max(lengths, default=0)
+        if shortest == longest:
+            return [rollout.reward for rollout in group.rollouts]
+        return [self._shaped(rollout, shortest, longest) for rollout in group.rollouts]
+
+    def _shaped(self, rollout: Rollout, shortest: int, longest: int) -> float | None:
+        if rollout.reward is None:
+            return None
+        bonus = 0.5 - (rollout.completion_tokens - shortest) / (longest - shortest)
+        return rollout.reward + self.weight * (bonus if rollout.is_correct else min(0.0, bonus))
+
+    @property
+    def formula(self) -> str:
+        return f"rᵢ = score + {self.weight:g} · (λᵢ if correct else min(0, λᵢ)),  λᵢ = 0.5 − (|oᵢ| − min_g) / (max_g − min_g)"
+
+    @property
+    def words(self) -> str:
+        return "within a group, shorter correct answers earn more and longer wrong ones lose more"
+
+
+@dataclass(frozen=True, slots=True)
+class TargetLength:
+    """LCPO-Exact: score - alpha * |target - n|; `metadata["target_tokens"]` of the problem is the target.
+
+    Source: L1, arXiv:2503.04697, eq. 1, alpha = 3e-4.
+    """
+
+    alpha: float = 3e-4
+
+    def __post_init__(self) -> None:
+        _check_positive("alpha", self.alpha)
+
+    def __call__(self, group: Group, /) -> list[float | None]:
+        target = _target_tokens(group)
+        return [None if r.reward is None else r.reward - self.alpha * abs(target - r.completion_tokens) for r in group.rollouts]
+
+    @property
+    def formula(self) -> str:
+        return f"rᵢ = score − {self.alpha:g} · |target − |oᵢ||"
+
+    @property
+    def words(self) -> str:
+        return "the reward falls with the distance from the length that the prompt asks for"
+
+
+@dataclass(frozen=True, slots=True)
+class LengthBudget:
+    """LCPO-Max: score * clip(alpha * (target - n) + delta, 0, 1): a soft budget; a wrong answer stays at 0.
+
+    Source: L1, arXiv:2503.04697, eq. 2, alpha = 3e-4 and delta = 0.5.
+    """
+
+    alpha: float = 3e-4
+    delta: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_positive("alpha", self.alpha)
+        if not 0 <= self.delta <= 1:
+            raise ConfigError(f"delta = {self.delta}; it is the share of the reward left at the target: give 0 to 1")
+
+    def __call__(self, group: Group, /) -> list[float | None]:
+        target = _target_tokens(group)
+        return [None if r.reward is None else r.reward * self._share(target - r.completion_tokens) for r in group.rollouts]
+
+    def _share(self, tokens_left: float) -> float:
+        return min(1.0, max(0.0, self.alpha * tokens_left + self.delta))
+
+    @property
+    def formula(self) -> str:
+        return f"rᵢ = score · clip({self.alpha:g} · (target − |oᵢ|) + {self.delta:g}, 0, 1)"
+
+    @property
+    def words(self) -> str:
+        return "a correct answer earns less the more it exceeds the length that the prompt allows"
+
+
+@dataclass(frozen=True, slots=True)
+class CosineLength:
+    """The reward runs along a cosine from its value at 0 tokens to its value at `max_tokens`, for correct and wrong apart.
+
+    It replaces the score. The defaults want correct answers short, and give wrong ones more the more they tried.
+
+    Source: "Demystifying Long Chain-of-Thought Reasoning", arXiv:2502.03373; values as in TRL.
+    """
+
+    max_tokens: int | None = None
+    correct: tuple[float, float] = (1.0, 0.5)
+    wrong: tuple[float, float] = (-1.0, -0.5)
+
+    def __post_init__(self) -> None:
+        if self.max_tokens is not None and self.max_tokens < 1:
+            raise ConfigError(f"max_tokens = {self.max_tokens}; give the longest response in tokens, 1 or more")
+
+    def bind(self, *, max_tokens: int) -> CosineLength:
+        return self if self.max_tokens is not None else replace(self, max_tokens=max_tokens)
+
+    def __call__(self, group: Group, /) -> list[float | None]:
+        return [None if rollout.reward is None else self._value(rollout) for rollout in group.rollouts]
+
+    def _value(self, rollout: Rollout) -> float:
+        if self.max_tokens is None:
+            raise ConfigError("max_tokens is not set, but the cosine ends there; bind the algorithm to the run's max_tokens")
+        start, end = self.correct if rollout.is_correct else self.wrong
+        share = min(1.0, rollout.completion_tokens / self.max_tokens)
+        return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+    @property
+    def formula(self) -> str:
+        limit = self.max_tokens or "max_tokens"
+        ends = [f"{end:g} + {(start - end) / 2:g} (1 + cos(π |oᵢ|/{limit}))" for start, end in (self.correct, self.wrong)]
+        return f"rᵢ = {ends[0]} if correct else {ends[1]}"
+
+    @property
+    def words(self) -> str:
+        return "the reward depends on the answer and, along a cosine, on its length"
+
+
+def _target_tokens(group: Group) -> float:
+    target = group.problem.metadata.get("target_tokens")
+    if isinstance(target, bool) or not isinstance(target, int | float) or not (math.isfinite(target) and target > 0):
+        raise ConfigError(
+            f"problem {group.problem.id!r} has metadata target_tokens = {target!r}, but this length penalty needs the number "
+            "of tokens that its prompt asks for"
+        )
+    return float(target)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not (math.isfinite(value) and value > 0):
+        raise ConfigError(f"{name} = {value}; give a positive number")
