@@ -131,10 +131,7 @@ def _result_table(name: str, result: ToyResult) -> RenderableType:
     for i, columns in enumerate(rows):
         table.add_row(str(i), *(" ".join(f"{value:.4g}" for value in values) for values in columns))
     lines: list[RenderableType] = [Text.assemble((f"{name}: loss = {result.loss:.6g}", "bold cyan")), table]
-    if result.dropped_groups:
-        labels = ", ".join(str(label) for label in result.dropped_groups)
-        note = f"training would drop and refill groups without signal: {labels}; they are part of the numbers above"
-        lines.append(Text(note, style="yellow"))
+    lines += [Text(note, style="yellow") for note in result.notes]
     return Group(*lines)
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from rlvr.errors import ConfigError
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.loss import prepare, token_losses
-from rlvr.trainers.shaping import KeepAll
+from rlvr.trainers.shaping import Identity, KeepAll
 from rlvr.types import Group, Problem, Rollout
 
 REQUIRED = ("logprobs", "mask", "rewards", "groups")
@@ -91,6 +91,7 @@ class ToyResult:
     grad_logprobs: list[list[float]]  # d loss / d logprobs
     dropped_groups: list[Any]  # labels that `keep_group` would replace; they are part of the numbers above
     metrics: dict[str, float]
+    notes: list[str]  # what training would do and this computation does not
 
 
 def compute(algorithm: Algorithm, batch: ToyBatch) -> ToyResult:
@@ -125,13 +126,15 @@ def compute(algorithm: Algorithm, batch: ToyBatch) -> ToyResult:
         **batch.per_token,
     )
     (gradient,) = torch.autograd.grad(parts.loss, logprobs)
+    dropped = _dropped(algorithm, batch)
     return ToyResult(
         advantages=batch.ragged(prepared.advantages),
         weights=batch.ragged(prepared.weights),
         loss=parts.loss.item(),
         grad_logprobs=batch.ragged(gradient),
-        dropped_groups=_dropped(algorithm, batch),
+        dropped_groups=dropped,
         metrics=parts.sums.means(),
+        notes=_notes(algorithm, dropped),
     )
 
 
@@ -153,6 +156,17 @@ def _dropped(algorithm: Algorithm, batch: ToyBatch) -> list[Any]:
         labels.setdefault(index, label)
         members.setdefault(index, []).append(reward)
     return [labels[index] for index, rewards in members.items() if not algorithm.keep_group(_group(labels[index], rewards))]
+
+
+def _notes(algorithm: Algorithm, dropped: Sequence[Any]) -> list[str]:
+    notes = []
+    if dropped:
+        labels = ", ".join(map(str, dropped))
+        notes.append(f"training would drop and refill groups without signal: {labels}; they are part of these numbers")
+    if not isinstance(algorithm.shape, Identity):
+        shape = type(algorithm.shape).__name__
+        notes.append(f"rewards are taken as final: the {shape} that training adds is not applied to them")
+    return notes
 
 
 def _group(label: Any, rewards: Sequence[float]) -> Group:

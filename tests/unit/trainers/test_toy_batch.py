@@ -74,6 +74,16 @@ def test_groups_without_signal_are_reported_and_still_computed() -> None:
     assert result("dapo").weights[2] == [1 / 9] * 4
 
 
+def test_rewards_are_final_and_the_result_says_what_was_left_out() -> None:
+    numbers = result("dapo")
+    assert numbers.advantages[0][0] == result("grpo").advantages[0][0]
+    assert [note.split(":")[0] for note in numbers.notes] == [
+        "training would drop and refill groups without signal",
+        "rewards are taken as final",
+    ]
+    assert result("grpo").notes == []
+
+
 def test_labels_of_different_kinds_are_different_groups() -> None:
     batch = BATCH | {"groups": [1, "1", None, True]}
     assert ToyBatch.parse(batch).group_index.tolist() == [0, 1, 2, 3]
