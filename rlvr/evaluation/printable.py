@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from itertools import chain
 
 _KEPT = "\t\n"
@@ -14,14 +15,20 @@ _HIDDEN = chain(
     range(0xFFF9, 0xFFFC),
     range(0xE0000, 0xE0080),  # tags: whole hidden sentences
 )
-_VISIBLE = {code: chr(0x2400 + code) for code in range(0x20) if chr(code) not in _KEPT}
+# Written as escapes, since few fonts have the control pictures.
+_VISIBLE = {code: f"\\x{code:02x}" for code in range(0x20) if chr(code) not in _KEPT}
 _VISIBLE |= {code: f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}" for code in _HIDDEN}
 
 
 def printable(text: str) -> str:
-    """`text` with every control and invisible character shown by a visible one; tabs and line breaks stay.
+    r"""`text` with every control and invisible character shown as an escape; tabs and line breaks stay.
 
-    >>> printable("red \\x1b[31m")
-    'red ␛[31m'
+    >>> printable("red \x1b[31m")
+    'red \\x1b[31m'
     """
     return text.translate(_VISIBLE)
+
+
+def printable_html(text: str) -> str:
+    """`printable`, and escaped for HTML text and attributes."""
+    return html.escape(printable(text), quote=True)

@@ -14,6 +14,7 @@ from rlvr.evaluation.ledger import StoredRollout, read_rollouts
 from rlvr.evaluation.statistics import is_finite_number
 from rlvr.types import JSON
 
+_EVALUATION_FILE = re.compile(r"step-(\d+)\.json")
 _STEP_FILE = re.compile(r"step-(\d+)\.jsonl(\.gz)?")
 
 
@@ -71,6 +72,16 @@ class RunFolder:
             held = f"steps {steps[0]} to {steps[-1]}" if steps else "no rollouts"
             raise ConfigError(f"step = {step}, but {self.path} holds {held}")
         return read_rollouts(files[step])
+
+    def evaluations(self) -> dict[int, dict[str, JSON]]:
+        """Held-out measurements by training step: the first set of each `evaluations/step-*.json`."""
+        found: dict[int, dict[str, JSON]] = {}
+        for path in sorted((self.path / "evaluations").glob("step-*.json")):
+            match = _EVALUATION_FILE.fullmatch(path.name)
+            measured = next(iter(self._json(f"evaluations/{path.name}").values()), None)
+            if match is not None and isinstance(measured, dict):
+                found[int(match[1])] = measured
+        return found
 
     def _step_files(self) -> dict[int, Path]:
         folder = self.path / "rollouts"

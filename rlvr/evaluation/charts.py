@@ -1,0 +1,140 @@
+"""Small line and interval charts as inline SVG: no script, no font, no network. Colours come from the page's CSS."""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+WIDTH, HEIGHT = 340, 168
+LEFT, RIGHT, TOP, BOTTOM = 44, 10, 10, 22
+_MOST_POINTS = 300  # more than pixels show; longer series are averaged in buckets
+_SMOOTH_FROM = 30  # points from which a trend line is drawn over the values
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """y over x; both finite, x not decreasing."""
+
+    x: tuple[float, ...]
+    y: tuple[float, ...]
+
+
+def line_chart(series: Series, label: str, number: Callable[[float], str], *, is_share: bool = False) -> str:
+    """The values as a thin line and, where there are many, their moving average as a bold one.
+
+    `number` formats the values on the y axis, which stays within [0, 1] for shares. `label` is for screen readers.
+    """
+    thinned = _thin(series)
+    ticks = _share_ticks(thinned.y) if is_share else nice_ticks(min(thinned.y), max(thinned.y))
+    plot = _Plot(thinned.x[0], thinned.x[-1], ticks[0], ticks[-1])
+    marks = [plot.horizontal(tick, number(tick)) for tick in ticks]
+    marks += [plot.step_label(step) for step in _step_ticks(thinned.x[0], thinned.x[-1])]
+    if len(thinned.y) == 1:
+        marks.append(f'<circle class="dot" cx="{plot.x(thinned.x[0])}" cy="{plot.y(thinned.y[0])}" r="3"/>')
+    elif len(thinned.y) < _SMOOTH_FROM:
+        marks.append(plot.path(thinned.x, thinned.y, "trend"))
+    else:
+        marks.append(plot.path(thinned.x, thinned.y, "values"))
+        marks.append(plot.path(thinned.x, _smooth(thinned.y), "trend"))
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label, quote=True)}">'
+        + "".join(marks)
+        + "</svg>"
+    )
+
+
+def interval_bar(cells: Sequence[tuple[str, float, float | None, float | None]]) -> str:
+    """(css class, mean, low, high) in [0, 1], each as a dot with a whisker on one common axis from 0 to 1."""
+    width, height, pad = 260, 14 * len(cells) + 6, 6
+
+    def x(share: float) -> float:
+        return round(pad + (width - 2 * pad) * min(max(share, 0.0), 1.0), 1)
+
+    marks = [f'<line class="grid" x1="{x(t)}" x2="{x(t)}" y1="0" y2="{height}"/>' for t in (0, 0.25, 0.5, 0.75, 1)]
+    for index, (name, mean, low, high) in enumerate(cells):
+        y = 10 + 14 * index
+        if low is not None and high is not None:
+            marks.append(f'<line class="whisker {name}" x1="{x(low)}" x2="{x(high)}" y1="{y}" y2="{y}"/>')
+        marks.append(f'<circle class="mean {name}" cx="{x(mean)}" cy="{y}" r="4"/>')
+    return f'<svg class="interval" viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(marks)}</svg>'
+
+
+def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
+    """Round numbers, equally spaced, that enclose [low, high]; about `count` of them.
+
+    >>> nice_ticks(0.31, 0.94)
+    [0.2, 0.4, 0.6, 0.8, 1.0]
+    >>> nice_ticks(5.0, 5.0)
+    [4.0, 4.5, 5.0, 5.5, 6.0]
+    """
+    if high - low <= 1e-12 * max(abs(low), abs(high)):
+        margin = _round_up(abs(low) / 5) if low else 1.0
+        low, high = low - margin, high + margin
+    step = _round_up((high - low) / count)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [float(f"{index * step:.12g}") for index in range(first, last + 1)]
+
+
+def _share_ticks(values: Sequence[float]) -> list[float]:
+    low, high = min(values), max(values)
+    if high - low < 0.01:  # a share that hardly moves is shown as flat, not as noise
+        low, high = max(0.0, low - 0.02), min(1.0, high + 0.02)
+    return [tick for tick in nice_ticks(low, high) if 0.0 <= tick <= 1.0]
+
+
+def _round_up(value: float) -> float:
+    power = 10.0 ** math.floor(math.log10(value))
+    return next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= value * (1 - 1e-9))
+
+
+def _step_ticks(first: float, last: float) -> list[int]:
+    if last <= first:
+        return [round(first)]
+    inside = [round(tick) for tick in nice_ticks(first, last, 4) if first <= tick <= last and tick == round(tick)]
+    return list(dict.fromkeys(inside)) or [round(first), round(last)]
+
+
+def _thin(series: Series) -> Series:
+    size = math.ceil(len(series.y) / _MOST_POINTS)
+    if size <= 1:
+        return series
+    starts = range(0, len(series.y), size)
+    means = [tuple(sum(values[s : s + size]) / len(values[s : s + size]) for s in starts) for values in (series.x, series.y)]
+    return Series(*means)
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Centred moving average over about a fifteenth of the values; shorter at both ends."""
+    reach = max(1, len(values) // 30)
+    windows = [values[max(0, i - reach) : i + reach + 1] for i in range(len(values))]
+    return [sum(window) / len(window) for window in windows]
+
+
+class _Plot:
+    """Maps values to pixels."""
+
+    def __init__(self, x_low: float, x_high: float, y_low: float, y_high: float) -> None:
+        self._x_low, self._x_span = x_low, (x_high - x_low) or 1.0
+        self._y_low, self._y_span = y_low, (y_high - y_low) or 1.0
+
+    def x(self, value: float) -> float:
+        return round(LEFT + (WIDTH - LEFT - RIGHT) * (value - self._x_low) / self._x_span, 1)
+
+    def y(self, value: float) -> float:
+        return round(HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (value - self._y_low) / self._y_span, 1)
+
+    def path(self, xs: Sequence[float], ys: Sequence[float], name: str) -> str:
+        points = " ".join(f"{self.x(x)},{self.y(y)}" for x, y in zip(xs, ys, strict=True))
+        return f'<polyline class="{name}" points="{points}"/>'
+
+    def horizontal(self, value: float, text: str) -> str:
+        y = self.y(value)
+        return (
+            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>'
+            f'<text class="tick" x="{LEFT - 6}" y="{y + 3.5}" text-anchor="end">{html.escape(text)}</text>'
+        )
+
+    def step_label(self, step: int) -> str:
+        return f'<text class="tick" x="{self.x(step)}" y="{HEIGHT - 6}" text-anchor="middle">{step}</text>'

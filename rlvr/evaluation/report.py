@@ -1,0 +1,174 @@
+"""`report.html`: one page about a run that opens anywhere, offline, and reads well in light and dark."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from rlvr.errors import EvaluationError, boundary
+from rlvr.evaluation.charts import interval_bar
+from rlvr.evaluation.headline import Cell, Row, duration, headline
+from rlvr.evaluation.printable import printable_html
+from rlvr.evaluation.report_curves import curves
+from rlvr.evaluation.report_samples import samples
+from rlvr.evaluation.run_folder import RunFolder, open_run
+from rlvr.evaluation.statistics import is_finite_number
+
+# Nothing may be fetched or run, whatever a model wrote.
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'"
+
+
+def write_report(run: str | Path) -> Path:
+    """Write `report.html` into a run folder, from whatever is there; returns its path.
+
+    Raises:
+        ConfigError: not a run folder.
+        EvaluationError: a file of the run is damaged, or the disk refuses.
+    """
+    folder = open_run(run)
+    path = folder.path / "report.html"
+    unfinished = path.with_name(path.name + ".tmp")
+    page = render_report(folder)
+    with boundary(EvaluationError, f"{path} cannot be written"):
+        unfinished.write_text(page, encoding="utf-8")
+        os.replace(unfinished, path)
+    return path
+
+
+def render_report(folder: RunFolder) -> str:
+    """The whole page. Everything that a model or a file wrote is escaped."""
+    summary, metrics = folder.summary(), folder.metrics()
+    recipe, rows = _recipe(folder), headline(summary)
+    title = f"{recipe.get('task', folder.path.name)}"
+    environment = folder.environment()
+    body = [
+        f"<h1>{printable_html(title)}</h1>",
+        f'<p class="lead">{printable_html(_subtitle(recipe, metrics))}</p>',
+        _tiles(rows, summary, metrics),
+        _table(rows),
+        curves(metrics, folder.evaluations()),
+        samples(folder),
+        _record("Recipe", folder.config_text()),
+        _record("Environment", json.dumps(environment, indent=2) if environment else ""),
+        f"<footer>{printable_html(str(folder.path))}</footer>",
+    ]
+    style = files("rlvr.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    head = [
+        '<meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
+        f"<title>{printable_html(title)} · rlvr</title>",
+        f"<style>\n{style}</style>",
+    ]
+    return "\n".join(
+        [
+            "<!doctype html>",
+            '<html lang="en">',
+            "<head>",
+            *head,
+            "</head>",
+            "<body>",
+            "<main>",
+            *body,
+            "</main>",
+            "</body>",
+            "</html>",
+            "",
+        ]
+    )
+
+
+def _recipe(folder: RunFolder) -> dict[str, Any]:
+    with boundary(EvaluationError, f"{folder.path / 'config.toml'} cannot be read"):
+        return tomllib.loads(folder.config_text())
+
+
+def _subtitle(recipe: Mapping[str, Any], metrics: Sequence[Mapping[str, float]]) -> str:
+    algorithm = recipe.get("algorithm")
+    kind = (
+        algorithm.get("name") if isinstance(algorithm, Mapping) else {"sft": "supervised warm start"}.get(str(recipe.get("kind")))
+    )
+    done = f"{metrics[-1].get('step', len(metrics)):.0f}" if metrics else "0"
+    parts = [recipe.get("model"), kind, f"{done} of {recipe['steps']} steps" if "steps" in recipe else f"{done} steps"]
+    seed = recipe.get("seed")
+    return " · ".join(str(part) for part in [*parts, None if seed is None else f"seed {seed}"] if part is not None)
+
+
+def _tiles(rows: Sequence[Row], summary: Mapping[str, Any], metrics: Sequence[Mapping[str, float]]) -> str:
+    named = {row.label: row for row in rows}
+    tiles = [_tile(named[name]) for name in ("pass@1", "greedy", "length, tokens") if name in named]
+    seconds = summary.get("wall_time_s")
+    if isinstance(seconds, int | float) and is_finite_number(seconds):
+        rollouts = sum(row.get("rollouts", 0) for row in metrics)
+        detail = f"{rollouts:,.0f} training rollouts" if rollouts else ""
+        tiles.append(_tile_of("wall time", duration(seconds), detail))
+    return f'<section class="tiles">{"".join(tiles)}</section>' if tiles else ""
+
+
+def _tile(row: Row) -> str:
+    before, after = (_plain(row, cell) for cell in (row.before, row.after))
+    value = f'<span class="from">{before} →</span> {after}' if before and after else before or after
+    _, _, gained = row.texts()
+    unit = "points" if row.is_share else "tokens"
+    return _tile_of(row.label, value, f"{printable_html(gained.strip())} {unit}" if gained else "")
+
+
+def _tile_of(name: str, value: str, detail: str) -> str:
+    """`value` and `detail` are HTML already."""
+    lines = [
+        f'<div class="name">{printable_html(name)}</div>',
+        f'<div class="value">{value}</div>',
+        f'<div class="detail">{detail}</div>',
+    ]
+    return f'<div class="card tile">{"".join(lines)}</div>'
+
+
+def _plain(row: Row, cell: Cell | None) -> str:
+    if cell is None:
+        return ""
+    return f"{100 * cell.mean:.1f} %" if row.is_share else f"{cell.mean:.1f}"
+
+
+def _table(rows: Sequence[Row]) -> str:
+    if not rows:
+        return ""
+    lines = "".join(_table_row(row) for row in rows)
+    return (
+        '<h2>Before and after</h2><div class="card scroll"><table class="headline"><thead><tr><th></th>'
+        '<th><span class="key before"></span>before</th><th><span class="key after"></span>after</th><th>gain</th>'
+        f"<th>0 to 100 %</th></tr></thead><tbody>{lines}</tbody></table></div>"
+        '<p class="note">Ranges are 95 % intervals over problems. Gains are in points (or tokens), paired by problem. '
+        "Unscored samples are failures of the infrastructure, and in no other share.</p>"
+    )
+
+
+def _table_row(row: Row) -> str:
+    cells = [(name, cell) for name, cell in (("before", row.before), ("after", row.after)) if cell is not None]
+    picture = interval_bar([(name, cell.mean, cell.low, cell.high) for name, cell in cells]) if row.is_share else ""
+    columns = "".join(f"<td>{_value_and_range(value)}</td>" for value in row.texts()[:2])
+    gained = row.texts()[2]
+    is_clear = row.is_share and row.gain is not None and row.gain.low is not None and row.gain.low > 0
+    gain_class = ' class="good"' if is_clear else ""
+    return (
+        f"<tr><th>{printable_html(row.label)}</th>{columns}<td{gain_class}>{_value_and_range(gained)}</td>"
+        f'<td class="picture">{picture}</td></tr>'
+    )
+
+
+def _value_and_range(cell: str) -> str:
+    value, bracket, interval = cell.partition("[")
+    shown = printable_html(value.strip())
+    return f'{shown}<span class="range">{printable_html(bracket + interval)}</span>' if bracket else shown
+
+
+def _record(name: str, content: str) -> str:
+    return (
+        f'<details class="card"><summary>{printable_html(name)}</summary><pre>{printable_html(content)}</pre></details>'
+        if content
+        else ""
+    )
