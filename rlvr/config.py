@@ -106,7 +106,7 @@ class EvalConfig(_Section):
     split: str = "test"
     temperature: Annotated[float, Field(ge=0.0)] = 1.0
     greedy: bool = True  # one greedy answer a problem beside the samples
-    extra: dict[str, dict[str, Any]] = {}  # name -> task arguments of a further set, e.g. harder problems
+    variants: bool = False  # also measure the harder variants that the task names
 
     @model_validator(mode="after")
     def _k_fits_n(self) -> EvalConfig:

@@ -22,7 +22,7 @@ MAIN = "held-out"
 
 
 class Evaluator:
-    """Measures the policy on the recipe's held-out problems, and on its `extra` sets, with the same seeds every time.
+    """Measures the policy on held-out problems, and on the task's harder variants where asked for, with the same seeds every time.
 
     Of several processes the first measures, while the others wait.
     """
@@ -108,7 +108,7 @@ def without_results(measured: dict[str, Any]) -> dict[str, Any]:
 def _problem_sets(recipe: RunConfig, task: Task) -> dict[str, Sequence[Problem]]:
     settings = recipe.eval
     sets = {MAIN: task.problems(settings.split, limit=_limit(task, settings))}
-    for name, args in settings.extra.items():
+    for name, args in task.variants.items() if settings.variants else ():
         harder = load_task(recipe.task, {**recipe.task_args, **args})
         sets[name] = harder.problems(settings.split, limit=_limit(harder, settings))
     return sets

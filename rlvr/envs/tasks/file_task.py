@@ -61,6 +61,7 @@ def file_task(path: Path, args: Mapping[str, JSON]) -> Task:
         max_tokens=1024,
         stop=(),
         tiny=None,
+        variants={},
         adapter=PlainRows(),
         source=source,
     )

@@ -95,6 +95,7 @@ def _from_folder(folder: Path, args: Mapping[str, JSON]) -> Task:
         max_tokens=spec.max_tokens,
         stop=spec.stop,
         tiny=spec.tiny,
+        variants=spec.variants,
         adapter=adapter,
         source=_source(folder, spec, adapter),
     )

@@ -65,6 +65,7 @@ class TaskSpec(_Section):
     splits: dict[str, tuple[HubSplit, ...]] = {}
     local: str | None = None  # file or folder name inside RLVR_DATA; None: the task's name
     tiny: TinyModel | None = None
+    variants: dict[str, dict[str, Any]] = {}  # name -> arguments of the same task made harder, to be reported beside it
 
 
 def read_spec(path: Path) -> TaskSpec:

@@ -45,6 +45,7 @@ class Task:
 
     `verifiers`: the first is the one that evaluation counts. `max_tokens` and `stop` are suggestions for sampling.
     `args` are all arguments, defaults included. `tiny` describes a model small enough to learn the task on a CPU.
+    `variants` are sets of arguments that make the task harder, by name.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Task:
     max_tokens: int
     stop: tuple[str, ...]
     tiny: TinyModel | None
+    variants: Mapping[str, Mapping[str, JSON]]
     adapter: TaskAdapter
     source: ProblemSource
 
