@@ -32,7 +32,7 @@ class LoadedModel:
 
 
 def load_model(path: str | Path, settings: ModelConfig) -> LoadedModel:
-    """Read a checkpoint in Hugging Face format: a folder, or the name of a hub repository.
+    """Read a checkpoint in Hugging Face format: a folder, the name of a hub repository, or a run folder (its newest checkpoint).
 
     Dropout is off: it would make old and new logprobs of the same weights differ.
 
@@ -40,7 +40,8 @@ def load_model(path: str | Path, settings: ModelConfig) -> LoadedModel:
         CheckpointError: nothing at `path`, an incomplete folder, or weights that do not fit the model.
         ConfigError: a device or precision that this machine does not have.
     """
-    source = str(Path(path).expanduser()) if str(path).startswith("~") else str(path)
+    given = str(Path(path).expanduser()) if str(path).startswith("~") else str(path)
+    source = newest_checkpoint(given)
     device = _device(settings.device)
     precision = _precision(settings.precision, device)
     _check_source(source)
@@ -54,6 +55,11 @@ def load_model(path: str | Path, settings: ModelConfig) -> LoadedModel:
         model.to(device)
     _switch_dropout_off(model)
     return LoadedModel(model.eval(), tokenizer, source, device, precision)
+
+
+def newest_checkpoint(path: str) -> str:
+    """The newest checkpoint inside a run folder; any other path or name is returned as it is."""
+    return str(max(Path(path).glob("checkpoints/step-*"), default=path))
 
 
 def _check_source(source: str) -> None:
