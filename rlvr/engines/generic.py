@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from rlvr.engines.decoder import Unsupported
+from rlvr.engines.weights import Unsupported
 
 
 class GenericDecoder:
@@ -78,7 +78,7 @@ class GenericDecoder:
 
     def held_bytes(self) -> int:
         layers = self._cache.layers if self._cache is not None else []
-        return self._tokens.nbytes + sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
+        return int(self._tokens.nbytes + sum(layer.keys.nbytes + layer.values.nbytes for layer in layers))
 
     @torch.no_grad()
     def _run(self, tokens: Tensor, mask: Tensor, cache: DynamicCache | None) -> Tensor:

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from rlvr import seeding
-from rlvr.engines.decoder import Decoder, LlamaDecoder, Unsupported
+from rlvr.engines.decoder import Decoder, LlamaDecoder
 from rlvr.engines.generic import GenericDecoder, evaluating
+from rlvr.engines.weights import Unsupported
 from rlvr.errors import EngineError
 
 _LOG = logging.getLogger(__name__)

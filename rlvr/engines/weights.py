@@ -1,0 +1,176 @@
+"""Reading the weights of a Llama-like Hugging Face model: which models are, and what the fast decoder needs of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_FUSE_BELOW = 2**28  # parameters; above, fp32 copies of fused weights cost more memory than they save time
+
+
+class Unsupported(Exception):  # noqa: N818 - it selects a decoder, it is not a failure
+    """This decoder cannot run this model; the text says why."""
+
+
+class RmsNorm:
+    """Root mean square norm over the last dimension, times `weight` ([d] or [heads, d])."""
+
+    def __init__(self, weight: Tensor, eps: float, dtype: torch.dtype) -> None:
+        self._is_plain = dtype is torch.float32 and weight.device.type == "cpu"
+        self._eps = eps
+        width = weight.shape[-1]
+        self._weight = (weight * math.sqrt(width) if self._is_plain else weight).to(dtype)
+        self._floor = torch.tensor(math.sqrt(width * eps), device=weight.device)
+
+    def __call__(self, states: Tensor) -> Tensor:
+        if not self._is_plain:
+            return F.rms_norm(states, states.shape[-1:], eps=self._eps) * self._weight
+        # The same in half of rms_norm's time on the CPU: the root of |x|^2 + d * eps is a hypotenuse.
+        size = torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), self._floor)
+        return (states / size).mul_(self._weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """One or several matrices with the same input, their outputs side by side."""
+
+    weights: tuple[Tensor, ...]
+    biases: tuple[Tensor | None, ...]
+
+    def __call__(self, states: Tensor) -> Tensor:
+        if len(self.weights) == 1:
+            return F.linear(states, self.weights[0], self.biases[0])
+        outputs = [F.linear(states, weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True)]
+        return torch.cat(outputs, dim=-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The weights of one decoder layer."""
+
+    attention_norm: RmsNorm
+    qkv: Linear
+    query_key_norm: RmsNorm | None  # over [heads + kv_heads, head_dim]
+    output: Tensor  # [heads * head_dim, hidden]
+    output_bias: Tensor | None
+    mlp_norm: RmsNorm
+    gate_up: Linear
+    down: Tensor  # [intermediate, hidden]
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaWeights:
+    """All weights in `dtype`: the model's own tensors where that is possible, copies where they are fused, cast or merged."""
+
+    embedding: Tensor  # [vocabulary, hidden]
+    layers: tuple[Layer, ...]
+    norm: RmsNorm
+    head: Tensor  # [vocabulary, hidden]
+
+    @classmethod
+    def read(cls, causal: Any, dtype: torch.dtype) -> LlamaWeights:
+        inner, head = causal.model, causal.lm_head.weight
+        is_fused = dtype is not torch.float32 or sum(parameter.numel() for parameter in causal.parameters()) < _FUSE_BELOW
+        embedding = inner.embed_tokens.weight.to(dtype)
+        return cls(
+            embedding=embedding,
+            layers=tuple(_read_layer(layer, dtype, is_fused=is_fused) for layer in inner.layers),
+            norm=_read_norm(inner.norm, dtype),
+            head=embedding if head is inner.embed_tokens.weight else head.to(dtype),
+        )
+
+
+def _read_layer(layer: Any, dtype: torch.dtype, *, is_fused: bool) -> Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    query_key_norm = None
+    if hasattr(attention, "q_norm"):
+        heads = (attention.q_proj.out_features, attention.k_proj.out_features)
+        query, key = (count // attention.head_dim for count in heads)
+        stacked = torch.stack([attention.q_norm.weight] * query + [attention.k_norm.weight] * key)
+        query_key_norm = RmsNorm(stacked, attention.q_norm.variance_epsilon, dtype)
+    output_bias = attention.o_proj.bias
+    return Layer(
+        attention_norm=_read_norm(layer.input_layernorm, dtype),
+        qkv=_read_linear((attention.q_proj, attention.k_proj, attention.v_proj), dtype, is_fused=is_fused),
+        query_key_norm=query_key_norm,
+        output=_read_weight(attention.o_proj, dtype).t(),
+        output_bias=None if output_bias is None else output_bias.to(dtype),
+        mlp_norm=_read_norm(layer.post_attention_layernorm, dtype),
+        gate_up=_read_linear((mlp.gate_proj, mlp.up_proj), dtype, is_fused=is_fused),
+        down=_read_weight(mlp.down_proj, dtype).t(),
+    )
+
+
+def _read_norm(module: Any, dtype: torch.dtype) -> RmsNorm:
+    return RmsNorm(module.weight, module.variance_epsilon, dtype)
+
+
+def _read_linear(modules: Sequence[Any], dtype: torch.dtype, *, is_fused: bool) -> Linear:
+    weights = tuple(_read_weight(module, dtype) for module in modules)
+    biases = tuple(None if module.bias is None else module.bias.to(dtype) for module in modules)
+    if not is_fused:
+        return Linear(weights, biases)
+    fused = torch.cat([bias for bias in biases if bias is not None]) if biases[0] is not None else None
+    return Linear((torch.cat(weights),), (fused,))
+
+
+def _read_weight(module: Any, dtype: torch.dtype) -> Tensor:
+    """A projection's weight with its LoRA adapters merged."""
+    if not hasattr(module, "get_delta_weight"):
+        weight: Tensor = module.weight
+        return weight.to(dtype)
+    weight = module.base_layer.weight
+    for adapter in () if module.disable_adapters else module.active_adapters:
+        weight = weight + module.get_delta_weight(adapter).to(weight.dtype)
+    return weight.to(dtype)
+
+
+def check_family(causal: Any, max_context: int) -> None:
+    """Names, shapes and settings that the fast decoder relies on; the engine compares logits as well.
+
+    Raises:
+        Unsupported: the model is built otherwise.
+    """
+    inner: Any = getattr(causal, "model", None)
+    config = causal.config
+    if not all(hasattr(inner, name) for name in ("embed_tokens", "layers", "norm", "rotary_emb")):
+        raise Unsupported(f"{type(causal).__name__} has no embed_tokens, layers, norm and rotary_emb")
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    if window is not None and window < max_context:
+        raise Unsupported(f"sliding-window attention over {window} of {max_context} positions")
+    rotary = inner.rotary_emb
+    if getattr(rotary, "rope_type", "default") in ("dynamic", "longrope"):
+        raise Unsupported(f"rope type {rotary.rope_type!r} changes with the length")
+    for layer in inner.layers:
+        _check_layer(layer, rotary)
+    if getattr(causal.lm_head, "bias", None) is not None:
+        raise Unsupported("the head has a bias")
+
+
+def _check_layer(layer: Any, rotary: Any) -> None:
+    parts = {name for name, _ in layer.named_children()}
+    if parts != {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}:
+        raise Unsupported(f"a layer made of {sorted(parts)}")
+    attention, mlp = layer.self_attn, layer.mlp
+    for owner, names in ((attention, ("q_proj", "k_proj", "v_proj", "o_proj")), (mlp, ("gate_proj", "up_proj", "down_proj"))):
+        for name in names:
+            module = getattr(owner, name, None)
+            if not isinstance(getattr(module, "base_layer", module), nn.Linear):
+                raise Unsupported(f"{name} is {type(module).__name__}, not a linear layer")
+    if any(getattr(module, "bias", None) is not None for module in (mlp.gate_proj, mlp.up_proj, mlp.down_proj)):
+        raise Unsupported("the MLP has biases")
+    probe = torch.linspace(-3.0, 3.0, 7)
+    if not torch.allclose(mlp.act_fn(probe), F.silu(probe)):
+        raise Unsupported(f"activation {type(mlp.act_fn).__name__}")
+    if rotary.inv_freq.numel() * 2 != attention.head_dim:
+        raise Unsupported("rotary embedding of a part of each head")
+    if len({module.bias is None for module in (attention.q_proj, attention.k_proj, attention.v_proj)}) > 1:
+        raise Unsupported("some of the query, key and value projections have a bias")
+    if hasattr(attention, "q_norm") and attention.q_norm.weight.numel() != attention.head_dim:
+        raise Unsupported("a query norm over all heads together")
