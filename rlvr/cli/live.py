@@ -24,6 +24,7 @@ from rich.text import Text
 
 from rlvr.evaluation.headline import Row, duration, headline
 from rlvr.evaluation.printable import printable
+from rlvr.evaluation.statistics import is_finite_number
 
 # Name in `metrics.jsonl` -> what the line says. Order is the order on the screen.
 _FIELDS: dict[str, Callable[[float], str]] = {
@@ -177,14 +178,15 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
     for row in headline(summary):
         table.add_row(row.label, *_styled(row))
     places = Table.grid(padding=(0, 2, 0, 0))
-    seconds = summary.get("wall_time_s")
-    if isinstance(seconds, int | float):
-        places.add_row("wall time", duration(seconds))
+    if is_finite_number(summary.get("loss")):
+        places.add_row("loss", f"{summary['loss']:.4g}")
+    if is_finite_number(summary.get("wall_time_s")):
+        places.add_row("wall time", duration(summary["wall_time_s"]))
     for name in _PLACES:
         if isinstance(summary.get(name), str):
             places.add_row(name, Text(printable(summary[name]), overflow="fold"))
     note = Text("[ ] 95 % interval over problems; gains in points, paired by problem", style="dim")
-    return Group("", table, note, "", places)
+    return Group("", table, note, "", places) if table.row_count else Group("", places)
 
 
 def _styled(row: Row) -> tuple[Text, Text, Text]:
