@@ -86,10 +86,13 @@ def microbatches(lengths: Sequence[int], tokens: int) -> list[list[int]]:
     return batches
 
 
-def pack(input_ids: Tensor, lengths: Tensor) -> PackedRows:
-    """Pack the rows of `input_ids` [B, T], of which the first `lengths[b]` tokens are real."""
+def pack(input_ids: Tensor, lengths: Tensor, *, share_rows: bool = True) -> PackedRows:
+    """Pack the rows of `input_ids` [B, T], of which the first `lengths[b]` tokens are real.
+
+    Without `share_rows` every sequence has a row to itself, padded on the right.
+    """
     sizes = lengths.tolist()
-    bins = first_fit(sizes, row_width(sizes))
+    bins = first_fit(sizes, row_width(sizes)) if share_rows else [[index] for index in range(len(sizes))]
     rows = len(bins)
     width = max(sum(sizes[i] for i in bin_) for bin_ in bins)
     columns = input_ids.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,11 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from rlvr.trainers.packing import pack
+from rlvr.errors import TrainingError, boundary
+from rlvr.trainers.packing import PackedRows, pack
 
 # Logits of more elements than this are recomputed in the backward pass instead of being kept.
 _KEEP_LOGITS_UP_TO = 1 << 26
-_CHUNK_ELEMENTS = 1 << 25
+# Logits of this spread show what a head does beyond multiplying, such as soft-capping, which is invisible near zero.
+_LARGE_LOGIT = 30.0
+_PACKED_TOLERANCE = 1e-4  # largest gap between hidden states, over their standard deviation
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +31,27 @@ class Scores:
 
 
 class Policy:
-    """Wraps a Hugging Face causal LM (or a peft model around one); the model object stays the caller's."""
+    """Wraps a Hugging Face causal LM (or a peft model around one); the model object stays the caller's.
 
-    def __init__(self, model: nn.Module, *, autocast: torch.dtype | None = None) -> None:
+    Sequences share rows where the model allows it. Those that carry state from token to token (convolutions, state-space
+    layers), and sequences longer than a sliding attention window, get rows of their own.
+
+    `keep_logits` is how many elements of logits are kept for the backward pass; beyond that they are computed in chunks,
+    twice.
+    """
+
+    def __init__(self, model: nn.Module, *, autocast: torch.dtype | None = None, keep_logits: int = _KEEP_LOGITS_UP_TO) -> None:
         self.model = model
         self._autocast = autocast
-        self._head_is_plain = _head_is_plain(model)
+        self._keep_logits = keep_logits
+        self._window = _attention_window(model)
+        with _evaluating(unwrap(model)):
+            self._head_is_plain = _head_is_plain(model)
+            self._can_share_rows = self._packs_exactly()
 
     def with_model(self, model: nn.Module) -> Policy:
         """A policy of the same kind around another model."""
-        return Policy(model, autocast=self._autocast)
+        return Policy(model, autocast=self._autocast, keep_logits=self._keep_logits)
 
     @property
     def device(self) -> torch.device:
@@ -67,37 +82,60 @@ class Policy:
         """
         device = self.device
         input_ids, lengths, mask = input_ids.to(device), lengths.to(device), mask.to(device)
-        rows = pack(input_ids, lengths)
+        rows = pack(input_ids, lengths, share_rows=self._can_share_rows and int(lengths.max()) <= self._window)
         flat_mask = mask.reshape(-1)
         # The hidden state of a token predicts the next one, which in a packed row is the token to its right.
         is_target = (rows.source >= 0) & flat_mask[rows.source.clamp_min(0)]
         row, column = is_target.nonzero(as_tuple=True)
         targets = rows.input_ids[row, column]
         with self._precision(device):
-            hidden_or_logits = self._forward(rows.input_ids, rows.position_ids, rows.attention_mask())
+            hidden_or_logits = self._forward(rows)
         picked = hidden_or_logits[row, column - 1]
         head = self._head() if self._head_is_plain else None
         logprobs, entropies = _token_logprobs(
-            head, picked, targets, temperature or 1.0, entropy=entropy, entropy_gradient=entropy_gradient
+            head,
+            picked,
+            targets,
+            temperature or 1.0,
+            entropy=entropy,
+            entropy_gradient=entropy_gradient,
+            keep_logits=self._keep_logits,
         )
         place = rows.source[row, column]
         return Scores(_scatter(logprobs, place, mask), None if entropies is None else _scatter(entropies, place, mask))
 
-    def _forward(self, input_ids: Tensor, position_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def _forward(self, rows: PackedRows) -> Tensor:
         """Last hidden states [R, W, H], or logits [R, W, V] for models whose head does more than multiply."""
         causal_lm = unwrap(self.model)
-        settings: dict[str, Any] = {"position_ids": position_ids, "use_cache": False}
-        if getattr(causal_lm.config, "_attn_implementation", "sdpa") == "sdpa":
-            settings["attention_mask"] = attention_mask
-        else:
-            lowest = torch.finfo(torch.float32).min
-            settings["attention_mask"] = torch.zeros(attention_mask.shape, device=input_ids.device).masked_fill(
-                ~attention_mask, lowest
-            )
+        settings: dict[str, Any] = {"input_ids": rows.input_ids, "use_cache": False}
+        # One sequence to a row needs no mask: the padding comes after it, and attention is causal.
+        if bool((rows.sequence_ids > 0).any()):
+            settings |= {"position_ids": rows.position_ids, "attention_mask": self._mask(rows)}
         if self._head_is_plain:
-            body = getattr(causal_lm, causal_lm.base_model_prefix)
-            return body(input_ids=input_ids, **settings).last_hidden_state  # type: ignore[no-any-return]
-        return causal_lm(input_ids=input_ids, **settings).logits  # type: ignore[no-any-return]
+            return _body(causal_lm)(**settings).last_hidden_state  # type: ignore[no-any-return]
+        return causal_lm(**settings).logits  # type: ignore[no-any-return]
+
+    def _mask(self, rows: PackedRows) -> Tensor:
+        allowed = rows.attention_mask()
+        if getattr(unwrap(self.model).config, "_attn_implementation", "sdpa") == "sdpa":
+            return allowed
+        lowest = torch.finfo(torch.float32).min
+        return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, lowest)
+
+    def _packs_exactly(self) -> bool:
+        """Whether two sequences in one row give what each gives alone. Asked of the model, because many kinds do not."""
+        size = min(4, self._window)
+        flat = torch.arange(2 * size, device=self.device)
+        tokens = flat % _vocabulary(self.model)
+        together = PackedRows(tokens[None], (flat % size)[None], (flat // size)[None], flat[None])
+        apart = pack(tokens.view(2, size), torch.full((2,), size), share_rows=False)
+        alone = self._forward(apart).flatten(0, 1)
+        try:
+            with boundary(TrainingError, "scoring two sequences in one row"):
+                gap = (self._forward(together)[0] - alone).abs().max() / alone.std()
+        except TrainingError:
+            return False  # the model does not know such attention masks
+        return bool(gap < _PACKED_TOLERANCE)
 
     def _head(self) -> nn.Module:
         return unwrap(self.model).get_output_embeddings()  # type: ignore[no-any-return]
@@ -116,31 +154,73 @@ def unwrap(model: nn.Module) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
 
 
-def _head_is_plain(model: nn.Module) -> bool:
-    """Whether logits are the output embedding of the last hidden state and nothing more (no scaling, no soft-capping).
-
-    Asked of the model itself, on a few tokens, because configs have many names for such extras.
-    """
-    causal_lm = unwrap(model)
-    head = causal_lm.get_output_embeddings()
+def _body(causal_lm: Any) -> Any:
+    """The model without its head; None if it cannot be told apart."""
     body = getattr(causal_lm, getattr(causal_lm, "base_model_prefix", ""), None)
-    if head is None or body is None or body is causal_lm:
-        return False
-    device = next(causal_lm.parameters()).device
-    tokens = torch.arange(4, device=device)[None] % head.weight.shape[0]
+    return None if body is causal_lm else body
+
+
+def _vocabulary(model: nn.Module) -> int:
+    return int(unwrap(model).get_input_embeddings().weight.shape[0])
+
+
+def _attention_window(model: nn.Module) -> int:
+    """How many tokens back every layer can look: masks of packed rows know no window."""
+    config = unwrap(model).config
+    windows = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
+    return min([window for window in windows if window], default=sys.maxsize)
+
+
+@contextlib.contextmanager
+def _evaluating(causal_lm: nn.Module) -> Iterator[None]:
     was_training = causal_lm.training
     causal_lm.eval()
     try:
         with torch.no_grad():
-            ours = head(body(input_ids=tokens, use_cache=False).last_hidden_state)
-            theirs = causal_lm(input_ids=tokens, use_cache=False).logits
+            yield
     finally:
         causal_lm.train(was_training)
-    return bool(torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4))
+
+
+def _head_is_plain(model: nn.Module) -> bool:
+    """Whether logits are the output embedding of the last hidden state and nothing more (no scaling, no soft-capping).
+
+    Asked of the model itself, on a few tokens, because configs have many names for such extras. The head's output is made
+    large on its way, since a soft cap does not show on the small logits of a fresh model.
+    """
+    causal_lm = unwrap(model)
+    head, body = causal_lm.get_output_embeddings(), _body(causal_lm)
+    if head is None or body is None:
+        return False
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def enlarge(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        seen.append((inputs[0], output * (_LARGE_LOGIT / output.std())))
+        return seen[-1][1]
+
+    tokens = torch.arange(4, device=next(causal_lm.parameters()).device)[None] % _vocabulary(model)
+    hook = head.register_forward_hook(enlarge)
+    try:
+        logits = causal_lm(input_ids=tokens, use_cache=False).logits
+    finally:
+        hook.remove()
+    hidden = body(input_ids=tokens, use_cache=False).last_hidden_state
+    return len(seen) == 1 and _agree(seen[0][0], hidden) and _agree(seen[0][1], logits)
+
+
+def _agree(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one, other, rtol=1e-4, atol=1e-4)
 
 
 def _token_logprobs(
-    head: nn.Module | None, picked: Tensor, targets: Tensor, temperature: float, *, entropy: bool, entropy_gradient: bool
+    head: nn.Module | None,
+    picked: Tensor,
+    targets: Tensor,
+    temperature: float,
+    *,
+    entropy: bool,
+    entropy_gradient: bool,
+    keep_logits: int,
 ) -> tuple[Tensor, Tensor | None]:
     """[N] log-probabilities of `targets` (and entropies) in chunks, so that [N, V] is not kept for large vocabularies."""
     vocabulary = picked.shape[-1] if head is None else head.weight.shape[0]  # type: ignore[index]
@@ -156,10 +236,10 @@ def _token_logprobs(
             probabilities = torch.softmax(logits, -1)
             return logprobs, normalizer - (probabilities * logits).sum(-1)
 
-    if count * vocabulary <= _KEEP_LOGITS_UP_TO:
+    if count * vocabulary <= keep_logits:
         logprobs, entropies = chunk(picked, targets)
     else:
-        size = max(1, _CHUNK_ELEMENTS // vocabulary)
+        size = max(1, keep_logits // 2 // vocabulary)
         parts = [
             checkpoint(chunk, picked[start : start + size], targets[start : start + size], use_reentrant=False)
             for start in range(0, count, size)
