@@ -66,7 +66,7 @@ class LiveView:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._leave_stage()
-        self._bars.stop()
+        self._stop_bars()
 
     def stage(self, name: str, total: int) -> None:
         self._leave_stage()
@@ -96,8 +96,12 @@ class LiveView:
 
     def final_table(self, summary: Mapping[str, Any]) -> None:
         self._leave_stage()
-        self._bars.stop()  # it holds stdout, and would draw over the table
+        self._stop_bars()  # they hold stdout, and would draw over the table
         self._out.print(summary_table(summary))
+
+    def _stop_bars(self) -> None:
+        if self._err.is_terminal:  # elsewhere they never started, and stop() would print an empty line
+            self._bars.stop()
 
     def _leave_stage(self) -> None:
         """Keep what the stage came to as a line; a stage that is not complete keeps its bar too, for it may come back."""

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rlvr.cli.main import main
+from rlvr.filtering.filter import default_path, fingerprint
+from rlvr.filtering.pass_rates import load_pass_rates
+
+COMMON = ["-n", "2", "--max-tokens", "6"]
+
+
+def filter_(model: Path, out: Path, *options: str) -> int:
+    return main(["filter", "chains", "--model", str(model), "--out", str(out), *COMMON, *options])
+
+
+def test_json_names_the_file_and_the_kept_ids(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "rates.jsonl"
+    assert filter_(tiny_checkpoint, out, "--limit", "4", "--keep", "0:1", "--json") == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert summary["file"] == str(out)
+    assert (summary["problems"], summary["kept"], summary["keep"]) == (4, 4, [0.0, 1.0])
+    assert summary["kept_ids"] == list(load_pass_rates(out, task="chains").by_id)
+
+
+def test_the_terminal_shows_a_histogram_and_the_kept_count(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert filter_(tiny_checkpoint, tmp_path / "rates.jsonl", "--limit", "5", "--keep", "0:0.5") == 0
+    printed = capsys.readouterr().out
+    assert "never" in printed
+    assert "█" in printed
+    assert "of 5 problems" in printed
+
+
+def test_a_run_that_grew_in_two_calls_equals_one_that_did_not(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    filter_(tiny_checkpoint, tmp_path / "grown.jsonl", "--limit", "2")
+    filter_(tiny_checkpoint, tmp_path / "grown.jsonl", "--limit", "6")
+    filter_(tiny_checkpoint, tmp_path / "whole.jsonl", "--limit", "6")
+    assert (tmp_path / "grown.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_other_weights_at_the_same_path_are_noticed(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(tiny_checkpoint, model)
+    assert filter_(model, tmp_path / "rates.jsonl", "--limit", "2") == 0
+    weights = model / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(data)
+    assert filter_(model, tmp_path / "rates.jsonl", "--limit", "2") == 2
+    assert "measured with other settings (weights:" in capsys.readouterr().err
+
+
+def test_without_resume_an_existing_file_is_left_alone(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "rates.jsonl"
+    filter_(tiny_checkpoint, out, "--limit", "2")
+    before = out.read_bytes()
+    assert filter_(tiny_checkpoint, out, "--limit", "4", "--no-resume") == 2
+    assert out.read_bytes() == before
+    assert "remove it or choose another --out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--keep", "0.8:0.2"], "a window is LOW:HIGH"),
+        (["-n", "0"], "at least one sample"),
+        (["--temperature", "0"], "draws equal answers"),
+    ],
+)
+def test_wrong_options_are_usage_errors(options: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["filter", "chains", "--model", "/no/such/model", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_the_default_file_names_task_split_and_model() -> None:
+    assert default_path("chains", "train", "Qwen/Qwen3-0.6B") == Path("runs/pass-rates/chains-train-Qwen-Qwen3-0.6B.jsonl")
+
+
+def test_hub_names_have_no_fingerprint(tiny_checkpoint: Path) -> None:
+    assert fingerprint("Qwen/Qwen3-0.6B") is None
+    assert fingerprint(str(tiny_checkpoint)) == fingerprint(str(tiny_checkpoint))
