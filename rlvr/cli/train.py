@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rlvr.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rlvr.config import Recipe
+    from rlvr.evaluation.observer import Observer
 
 HELP = "Train a model by a recipe: reinforcement learning (kind = rl) or a supervised warm start (kind = sft)."
 
@@ -25,17 +33,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rich.console import Console
-
-    from rlvr.cli.live import LiveView
     from rlvr.config import load_recipe
     from rlvr.trainers.train import resume, train
 
-    table = Console(stderr=True) if args.json else None  # stdout then holds JSON and nothing else
     if args.resume is not None:
         if args.recipe is not None:
             raise ConfigError(f"--resume continues with the run's own recipe; leave out {args.recipe!r}")
-        with LiveView(out=table) as view:
+        with _view(as_json=args.json) as view:
             finished = resume(args.resume, observer=view)
     else:
         if args.recipe is None:
@@ -43,11 +47,30 @@ def run(args: argparse.Namespace) -> int:
         recipe = load_recipe(recipe_path(args.recipe), args.overrides)
         if args.dry_run:
             return _dry_run(recipe, as_json=args.json)
-        with LiveView(out=table) as view:
+        with _view(as_json=args.json) as view:
             finished = train(recipe, observer=view)
-    if args.json:
+    if args.json and _is_first_process():
         print(json.dumps(dict(finished.summary), indent=2))
     return 0
+
+
+@contextmanager
+def _view(*, as_json: bool) -> Iterator[Observer]:
+    """The terminal view, on the first of several processes alone; with --json, stdout is left to the JSON."""
+    from rich.console import Console
+
+    from rlvr.cli.live import LiveView
+    from rlvr.evaluation.observer import SilentObserver
+
+    if not _is_first_process():
+        yield SilentObserver()
+        return
+    with LiveView(out=Console(stderr=True) if as_json else None) as view:
+        yield view
+
+
+def _is_first_process() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 def recipe_path(name: str) -> Path:
@@ -72,11 +95,11 @@ def recipe_path(name: str) -> Path:
     raise ConfigError(f"recipe {name!r} is neither a file nor TASK/NAME, e.g. chains/quickstart")
 
 
-def _dry_run(recipe: object, *, as_json: bool) -> int:
+def _dry_run(recipe: Recipe, *, as_json: bool) -> int:
     from rlvr.config import to_toml
     from rlvr.trainers.train import dry_run
 
-    resolved, counted = dry_run(recipe)  # type: ignore[arg-type]
+    resolved, counted = dry_run(recipe)
     if as_json:
         print(json.dumps({"recipe": resolved.model_dump(mode="json"), "arithmetic": counted}, indent=2))
     else:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.loss import prepare
 from rlvr.trainers.sequences import pad
+from rlvr.trainers.step import Step
 from rlvr.types import Group, StepBatch
 
 
@@ -54,6 +56,36 @@ def fill_advantages(batch: StepBatch, algorithm: Algorithm) -> None:
     )
     batch.advantages = prepared.advantages
     batch.weights = prepared.weights
+
+
+def minibatches(batch: StepBatch, algorithm: Algorithm, parts: int) -> list[StepBatch]:
+    """Split a filled batch by groups, for one optimizer step each: advantages stay, weights are normalised over each part."""
+    if parts == 1:
+        return [batch]
+    part_of_row = batch.group_index[batch.rollout_index] % parts
+    step = Step(batch.rewards, batch.group_index, batch.rollout_index, batch.loss_mask)
+    rows_of = [(part_of_row == part).nonzero()[:, 0] for part in range(parts)]
+    return [_part(batch, rows, step.rows(rows), algorithm) for rows in rows_of if len(rows)]
+
+
+def _part(batch: StepBatch, rows: Tensor, step: Step, algorithm: Algorithm) -> StepBatch:
+    def of(values: Tensor | None) -> Tensor | None:
+        return None if values is None else values[rows]
+
+    return StepBatch(
+        input_ids=batch.input_ids[rows],
+        lengths=batch.lengths[rows],
+        loss_mask=batch.loss_mask[rows],
+        sampling_logprobs=batch.sampling_logprobs[rows],
+        old_logprobs=of(batch.old_logprobs),
+        ref_logprobs=of(batch.ref_logprobs),
+        values=of(batch.values),
+        advantages=batch.advantages[rows],
+        weights=algorithm.aggregate(step),
+        rewards=step.rewards,
+        rollout_index=step.rollout_index,
+        group_index=step.group_index,
+    )
 
 
 def rollout_advantages(batch: StepBatch) -> list[float]:

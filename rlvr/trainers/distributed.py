@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
@@ -87,7 +88,8 @@ def join_world(device: str = "auto") -> World:
         return World()
     from accelerate import PartialState
 
-    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+    # Ranks wait for each other during generation and evaluation, which may take far longer than a collective operation.
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=timedelta(hours=12))
     # `accelerate launch --cpu` has been seen to start one process where several were asked for.
     if state.num_processes != expected:
         raise ConfigError(

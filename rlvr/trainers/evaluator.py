@@ -22,7 +22,7 @@ MAIN = "held-out"
 
 
 class Evaluator:
-    """Measures the policy on held-out problems, and on the task's harder variants where asked for, with the same seeds every time.
+    """Measures the policy on held-out problems, and on the task's harder variants where asked for, with equal seeds.
 
     Of several processes the first measures, while the others wait.
     """

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rlvr.config import RunConfig
 from rlvr.trainers.algorithms import Algorithm
-from rlvr.trainers.batch import build_batch, fill_advantages
+from rlvr.trainers.batch import build_batch, fill_advantages, minibatches
 from rlvr.trainers.loss import LossParts, LossSums, token_losses
 from rlvr.trainers.packing import microbatches
 from rlvr.trainers.policy import Policy, Scores
@@ -59,17 +59,25 @@ class Learner:
         self._reference = reference
         self._temperature = recipe.rollout.temperature
 
-    def prepare(self, groups: Sequence[Group]) -> list[StepBatch]:
-        """One batch for each optimizer step of a pass: advantages over the whole step, weights over each batch."""
-        parts = min(self._recipe.optim.minibatches, len(groups))
-        return [self._prepare(groups[part::parts]) for part in range(parts)]
+    def prepare(self, groups: Sequence[Group]) -> StepBatch:
+        """The step's rollouts with their old and reference logprobs, advantages and weights."""
+        batch = build_batch(groups)
+        # On the first and only update the policy has not moved yet: its own logprobs are the old ones.
+        if self._updates_per_step > 1 or self._algorithm.needs_policy_logprobs:
+            batch.old_logprobs = self._filled(batch, lambda rows: self._old(batch, rows))
+        if self._reference is not None:
+            reference = self._reference
+            batch.ref_logprobs = self._filled(batch, lambda rows: reference.score(batch, rows, self._temperature))
+        fill_advantages(batch, self._algorithm)
+        return batch
 
-    def learn(self, batches: Sequence[StepBatch]) -> dict[str, float]:
-        """All passes over the step's batches; returns its metrics.
+    def learn(self, step_batch: StepBatch) -> dict[str, float]:
+        """All passes over the step's mini-batches; returns its metrics, none if there is no signal in them.
 
         Raises:
             TrainingError: a loss or gradient is not finite; that update was not applied.
         """
+        batches = minibatches(step_batch, self._algorithm, self._recipe.optim.minibatches)
         sums: list[LossSums] = []
         updates = []
         for _ in range(self._recipe.optim.epochs):
@@ -87,17 +95,6 @@ class Learner:
     @property
     def _updates_per_step(self) -> int:
         return self._recipe.optim.epochs * self._recipe.optim.minibatches
-
-    def _prepare(self, groups: Sequence[Group]) -> StepBatch:
-        batch = build_batch(groups)
-        # On the first and only update the policy has not moved yet: its own logprobs are the old ones.
-        if self._updates_per_step > 1 or self._algorithm.needs_policy_logprobs:
-            batch.old_logprobs = self._filled(batch, lambda rows: self._old(batch, rows))
-        if self._reference is not None:
-            reference = self._reference
-            batch.ref_logprobs = self._filled(batch, lambda rows: reference.score(batch, rows, self._temperature))
-        fill_advantages(batch, self._algorithm)
-        return batch
 
     def _old(self, batch: StepBatch, rows: Tensor) -> Tensor:
         with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from rlvr.config import RunConfig
@@ -77,10 +77,10 @@ class RlLoop:
         found = await self._collector.collect(self._session.step)
         collected = time.perf_counter()
         metrics = _metrics(found)
-        batches = self._learner.prepare(found.kept) if found.kept else []
+        batch = self._learner.prepare(found.kept) if found.kept else None
         # Before the update, so that the rollouts of a step that breaks can be looked at.
-        self._store(found, batches)
-        metrics |= self._learner.learn(batches) if batches else {}
+        self._store(found, batch)
+        metrics |= self._learner.learn(batch) if batch is not None else {}
         self._engine.update_weights()
         self._refresh_reference()
         finished = time.perf_counter()
@@ -94,12 +94,12 @@ class RlLoop:
         self._session.finish_step(metrics)
         self._observer.advance(1, **_shown(metrics))
 
-    def _store(self, found: Collected, batches: Sequence[StepBatch]) -> None:
+    def _store(self, found: Collected, batch: StepBatch | None) -> None:
         if not self._session.world.is_main:
             return
-        advantages: dict[int, float] = {}
-        for batch, part in zip(batches, self._split(found, len(batches)), strict=True):
-            advantages |= dict(zip([id(r) for group in part for r in group.rollouts], rollout_advantages(batch), strict=True))
+        trained = [rollout for group in found.kept for rollout in group.rollouts]
+        values = rollout_advantages(batch) if batch is not None else []
+        advantages = {id(rollout): value for rollout, value in zip(trained, values, strict=True)}
         step = self._session.step + 1
         write_rollouts(
             self._session.folder.rollout_file(step),
@@ -109,10 +109,6 @@ class RlLoop:
                 for rollout in group.rollouts
             ),
         )
-
-    @staticmethod
-    def _split(found: Collected, parts: int) -> list[Any]:
-        return [found.kept[part::parts] for part in range(parts)]
 
     def _refresh_reference(self) -> None:
         every = self._recipe.optim.reference_every

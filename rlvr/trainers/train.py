@@ -21,6 +21,7 @@ from rlvr.engines.load import LoadedModel, load_model
 from rlvr.envs.tasks import Task, load_task
 from rlvr.errors import CheckpointError, ConfigError, boundary
 from rlvr.evaluation.observer import Observer, SilentObserver
+from rlvr.evaluation.report import write_report
 from rlvr.trainers.algorithms import Algorithm, build
 from rlvr.trainers.checkpoint import check_space
 from rlvr.trainers.distributed import World, join_world
@@ -205,7 +206,7 @@ def _finish(session: Session, checkpoint: Path, elapsed_s: float) -> dict[str, A
     if not session.world.is_main:
         return summary
     write_text(folder.summary, json.dumps(summary, indent=2) + "\n")
-    # report
+    write_report(folder.path)
     session.observer.final_table(summary)
     return summary
 
