@@ -14,6 +14,7 @@ import torch
 from rlvr.errors import CheckpointError, boundary
 
 _STATE = "trainer.pt"
+_NEARLY_NOTHING = 1 << 20  # bytes of free disk
 
 
 def save_checkpoint(folder: Path, step: int, model: Any, tokenizer: Any, state: Mapping[str, Any], *, keep: int) -> Path:
@@ -25,7 +26,8 @@ def save_checkpoint(folder: Path, step: int, model: Any, tokenizer: Any, state: 
     target = folder / f"step-{step:06d}"
     if (target / _STATE).is_file():
         return target  # runs are deterministic: it holds the same
-    draft = folder / f".step-{step:06d}.{os.getpid()}.tmp"
+    _clear_drafts(folder)
+    draft = _draft(target)
     try:
         with (
             boundary(CheckpointError, f"checkpoint {target} could not be written, earlier ones are untouched"),
@@ -36,17 +38,31 @@ def save_checkpoint(folder: Path, step: int, model: Any, tokenizer: Any, state: 
             tokenizer.save_pretrained(draft)
             torch.save(dict(state), draft / _STATE)
             _sync(draft)
+            if target.exists():  # what another hand left of an earlier one
+                shutil.rmtree(target)
             draft.replace(target)
             _sync_entry(folder)
     except CheckpointError as error:
-        if "No space left" in str(error):
+        # torch.save words a full disk as "unexpected pos"; the unfinished draft still fills it here.
+        if "No space left" in str(error) or shutil.disk_usage(draft.parent).free < _NEARLY_NOTHING:
             raise CheckpointError(f"{error}. The disk is full: free some space, then continue with --resume") from error
         raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     for old in checkpoints(folder)[:-keep]:
-        shutil.rmtree(old)
+        # Out of the way first: a crash in the middle must not leave half of a checkpoint under the name of a whole one.
+        shutil.rmtree(old.replace(_draft(old)))
     return target
+
+
+def _draft(checkpoint: Path) -> Path:
+    return checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.tmp")
+
+
+def _clear_drafts(folder: Path) -> None:
+    """Remove what killed processes left; only one trains in a run folder."""
+    for draft in folder.glob(".step-*.tmp"):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -60,20 +76,25 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: it is missing or damaged.
     """
-    with boundary(CheckpointError, f"the trainer's state in {checkpoint} cannot be read"):
+    advice = "delete this folder, and --resume continues from the checkpoint before it"
+    with boundary(CheckpointError, f"the trainer's state in {checkpoint} cannot be read; {advice}"):
         state: dict[str, Any] = torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
         return state
 
 
-def check_space(folder: Path, parameters: int, keep: int) -> None:
+def check_space(folder: Path, model: Any, keep: int) -> None:
     """Refuse to start a run whose checkpoints will not fit.
 
-    A checkpoint holds the weights and two moments of AdamW in fp32; one more than `keep` exists while saving.
+    A checkpoint holds the weights (of an adapter alone, where there is one) and two moments of AdamW in fp32; one more
+    than `keep` exists while saving.
 
     Raises:
         CheckpointError: too little free disk.
     """
-    need = (keep + 1) * parameters * 12
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    is_adapter = hasattr(model, "peft_config")
+    saved = trained if is_adapter else sum(parameter.numel() for parameter in model.parameters())
+    need = (keep + 1) * 4 * (saved + 2 * trained)
     existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if need > free:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.config import Recipe, RunConfig, SftConfig, load_recipe, to_toml
-from rlvr.errors import CheckpointError, ConfigError
+from rlvr.errors import CheckpointError, ConfigError, boundary
 
 _PACKAGES = ("rlvr", "torch", "transformers", "accelerate", "peft", "vllm", "math-verify", "sympy", "numpy")
 
@@ -64,9 +64,13 @@ class RunFolder:
         return cls(path), load_recipe(path / "config.toml")
 
     def log(self, metrics: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
+        """Append one line to metrics.jsonl.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
         clean = {key: _finite(value) for key, value in metrics.items()}
-        with self.metrics.open("a", encoding="utf-8") as file:
+        with boundary(CheckpointError, f"{self.metrics} cannot be written"), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(clean) + "\n")
 
     def rewind(self, step: int) -> None:

@@ -23,7 +23,7 @@ from rlvr.errors import CheckpointError, ConfigError, boundary
 from rlvr.evaluation.observer import Observer, SilentObserver
 from rlvr.evaluation.report import write_report
 from rlvr.trainers.algorithms import Algorithm, build
-from rlvr.trainers.checkpoint import check_space
+from rlvr.trainers.checkpoint import check_space, checkpoints
 from rlvr.trainers.distributed import World, join_world
 from rlvr.trainers.lora import with_adapter
 from rlvr.trainers.optimizer import learning_rate
@@ -119,9 +119,9 @@ async def _train(session: Session, recipe: Recipe, task: Task, algorithm: Algori
 
 
 def _session(recipe: Recipe, task: Task, folder: RunFolder, world: World, observer: Observer) -> Session:
-    newest = next(iter(sorted(folder.checkpoints.glob("step-*"), reverse=True)), None)
+    newest = next(reversed(checkpoints(folder.checkpoints)), None)
     loaded = _load(recipe, task, newest, world)
-    check_space(folder.path, sum(p.numel() for p in loaded.model.parameters()), recipe.checkpoint.keep)
+    check_space(folder.path, loaded.model, recipe.checkpoint.keep)
     session = Session(recipe, folder, loaded, world, observer)
     if session.renderer.notice:
         observer.note(session.renderer.notice)
