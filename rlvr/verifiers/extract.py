@@ -175,11 +175,11 @@ def _boxed(text: str, *, is_strict: bool) -> Extraction | None:
     # Boxes side by side ("\boxed{1} and \boxed{2}") are one answer; a box further back was superseded.
     last = [found[-1]]
     for box in reversed(found[:-1]):
-        between = text[box[2] : last[0][0]]
+        between = text[box[2] : last[-1][0]]
         if len(between) > 40 or not _CONNECTOR.fullmatch(between):
             break
-        last.insert(0, box)
-    contents = [content.strip() for *_, content in last if content.strip()]
+        last.append(box)
+    contents = [content.strip() for *_, content in reversed(last) if content.strip()]
     if not contents:
         return None
     return _one_of(contents, "boxed")

@@ -27,7 +27,11 @@ logger = logging.getLogger(__name__)
 
 
 class WorkerDiedError(VerifierError):
-    """The worker ended, or broke the protocol, before it answered."""
+    """The worker ended, or broke the protocol, before it answered. `is_hang_up`: its end of the socket is closed."""
+
+    def __init__(self, text: str, *, is_hang_up: bool = False) -> None:
+        super().__init__(text)
+        self.is_hang_up = is_hang_up
 
 
 class WorkerTimeoutError(VerifierError):
@@ -131,7 +135,7 @@ class Worker:
             except BlockingIOError:
                 await self._wait(deadline, for_reading=False)
             except OSError as error:
-                raise WorkerDiedError(str(error)) from error
+                raise WorkerDiedError(str(error), is_hang_up=True) from error
 
     async def _receive(self, size: int, deadline: float) -> bytes:
         data = bytearray()
@@ -142,9 +146,9 @@ class Worker:
                 await self._wait(deadline, for_reading=True)
                 continue
             except OSError as error:
-                raise WorkerDiedError(str(error)) from error
+                raise WorkerDiedError(str(error), is_hang_up=True) from error
             if not chunk:
-                raise WorkerDiedError("hung up")
+                raise WorkerDiedError("hung up", is_hang_up=True)
             data += chunk
         return bytes(data)
 
@@ -237,9 +241,12 @@ class WorkerPool:
             is_reusable = True
             return verdict
         except WorkerDiedError as error:
-            if "hung up" in str(error) or error.__cause__ is not None:
-                raise WorkerDiedError(await worker.cause_of_death()) from error
-            raise
+            if not error.is_hang_up:
+                raise
+            how = await worker.cause_of_death()
+            if "SIGALRM" in how:  # its own alarm was faster than our loop
+                raise WorkerTimeoutError(how) from error
+            raise WorkerDiedError(how) from error
         finally:
             if is_reusable and not self._is_closed:
                 self._idle.append(worker)

@@ -30,7 +30,7 @@ from rlvr.verifiers.protocol import (
 )
 
 # The parent kills a worker at the limit; this alarm is for the worker whose parent died while it was stuck.
-ALARM_GRACE_S = 5.0
+ALARM_GRACE_S = 1.0
 
 
 def main() -> None:
