@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
 import json
 import sys
 from collections import deque
@@ -139,11 +141,14 @@ def _rollout(row: Mapping[str, Any], where: str) -> Rollout:
     return Rollout.from_response(problem, row["response"], truncated=bool(row.get("truncated", False)))
 
 
-def _open(name: str) -> IO[str]:
+def _open(name: str) -> contextlib.AbstractContextManager[IO[str]]:
     # Bytes that are not UTF-8 are carried through instead of ending the run: a verifier must see them too.
+    if name == "-":
+        if isinstance(sys.stdin, io.TextIOWrapper):
+            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        return contextlib.nullcontext(sys.stdin)
     try:
-        source: str | int = sys.stdin.fileno() if name == "-" else name
-        return open(source, encoding="utf-8", errors="surrogateescape", closefd=name != "-")
+        return open(name, encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ConfigError(f"cannot read {name}: {error.strerror}") from error
 

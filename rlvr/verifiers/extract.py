@@ -200,7 +200,7 @@ def _sentence(text: str, *, is_strict: bool) -> Extraction | None:
         pass
     if last is None:
         return None
-    rest = text[last.end() : last.end() + MAX_SENTENCE_CHARS].lstrip("*_: \t\n")
+    rest = text[last.end() : last.end() + MAX_SENTENCE_CHARS].lstrip("*_:： \t\n")
     end = _SENTENCE_END.search(rest)
     sentence = rest[: end.start()] if end else rest
     sentence = sentence.strip().strip("*_").strip()

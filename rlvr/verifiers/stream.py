@@ -25,7 +25,9 @@ async def grade_stream(grader: Grader, rollouts: Iterable[Rollout], *, window: i
     arrived: asyncio.Queue[Rollout | RlvrError | object] = asyncio.Queue()
     room = threading.Semaphore(window)  # the reader waits here when `window` rollouts are under way
     is_stopped = threading.Event()
-    threading.Thread(target=_read, args=(rollouts, room, is_stopped, _sender(loop, arrived)), daemon=True).start()
+    threading.Thread(
+        target=_read, args=(rollouts, room, is_stopped, _sender(loop, arrived)), daemon=True, name="rlvr-reader"
+    ).start()
     tasks: deque[asyncio.Task[Rollout]] = deque()
     reading: asyncio.Task[Rollout | RlvrError | object] | None = asyncio.create_task(arrived.get())
     failure: RlvrError | None = None
