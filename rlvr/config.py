@@ -133,6 +133,8 @@ class DataConfig(_Section):
 
 
 class CheckpointConfig(_Section):
+    """When the run is saved, and how much of it is kept."""
+
     every: NonNegative = 50  # steps; the last step is always saved
     keep: Positive = 2  # whole checkpoints kept on disk
 
