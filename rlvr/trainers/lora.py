@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,11 @@ def with_adapter(model: Any, settings: ModelConfig, seed: int, checkpoint: Path 
     config = LoraConfig(
         r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=settings.lora_targets, task_type="CAUSAL_LM"
     )
-    with boundary(ConfigError, f"a LoRA adapter on {settings.lora_targets!r} cannot be made"), torch.random.fork_rng(devices=[]):
+    with (
+        boundary(ConfigError, f"a LoRA adapter on {settings.lora_targets!r} cannot be made"),
+        torch.random.fork_rng(devices=[]),
+        warnings.catch_warnings(),
+    ):
+        warnings.simplefilter("ignore", FutureWarning)  # peft calls a name that transformers is about to drop
         torch.manual_seed(derive_seed("lora", seed))
         return get_peft_model(model, config)

@@ -37,13 +37,23 @@ class Policy:
     layers), and sequences longer than a sliding attention window, get rows of their own.
 
     `keep_logits` is how many elements of logits are kept for the backward pass; beyond that they are computed in chunks,
-    twice.
+    twice. `checkpoint_layers` keeps only each layer's input for the backward pass and computes the rest a second time.
     """
 
-    def __init__(self, model: nn.Module, *, autocast: torch.dtype | None = None, keep_logits: int = _KEEP_LOGITS_UP_TO) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        autocast: torch.dtype | None = None,
+        keep_logits: int = _KEEP_LOGITS_UP_TO,
+        checkpoint_layers: bool = False,
+    ) -> None:
         self.model = model
         self._autocast = autocast
         self._keep_logits = keep_logits
+        self._checkpoint_layers = checkpoint_layers
+        if checkpoint_layers:
+            _enable_checkpointing(unwrap(model))
         self._window = _attention_window(model)
         with _evaluating(unwrap(model)):
             self._head_is_plain = _head_is_plain(model)
@@ -89,18 +99,17 @@ class Policy:
         row, column = is_target.nonzero(as_tuple=True)
         targets = rows.input_ids[row, column]
         with self._precision(device):
-            hidden_or_logits = self._forward(rows)
-        picked = hidden_or_logits[row, column - 1]
-        head = self._head() if self._head_is_plain else None
-        logprobs, entropies = _token_logprobs(
-            head,
-            picked,
-            targets,
-            temperature or 1.0,
-            entropy=entropy,
-            entropy_gradient=entropy_gradient,
-            keep_logits=self._keep_logits,
-        )
+            with self._checkpointing():
+                hidden_or_logits = self._forward(rows)
+            logprobs, entropies = _token_logprobs(
+                self._head() if self._head_is_plain else None,
+                hidden_or_logits[row, column - 1],
+                targets,
+                temperature or 1.0,
+                entropy=entropy,
+                entropy_gradient=entropy_gradient,
+                keep_logits=self._keep_logits,
+            )
         place = rows.source[row, column]
         return Scores(_scatter(logprobs, place, mask), None if entropies is None else _scatter(entropies, place, mask))
 
@@ -141,6 +150,19 @@ class Policy:
         return unwrap(self.model).get_output_embeddings()  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """transformers checkpoints layers in training mode alone; there is no dropout that this would switch on."""
+        causal_lm = unwrap(self.model)
+        if not (self._checkpoint_layers and torch.is_grad_enabled()):
+            yield
+            return
+        causal_lm.train()
+        try:
+            yield
+        finally:
+            causal_lm.eval()
+
+    @contextlib.contextmanager
     def _precision(self, device: torch.device) -> Iterator[None]:
         if self._autocast is None:
             yield
@@ -152,6 +174,14 @@ class Policy:
 def unwrap(model: nn.Module) -> Any:
     """The transformers model inside a peft wrapper, or the model itself."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+
+
+def _enable_checkpointing(causal_lm: Any) -> None:
+    # transformers renamed this within version 5 and warns about the old name.
+    if hasattr(causal_lm, "activation_checkpointing_enable"):
+        causal_lm.activation_checkpointing_enable()
+    else:
+        causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 def _body(causal_lm: Any) -> Any:

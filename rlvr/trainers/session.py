@@ -35,7 +35,11 @@ class Session:
         self.loaded = loaded
         self.tokenizer = loaded.tokenizer
         self.renderer = Renderer(loaded.tokenizer, recipe.template)
-        self.policy = Policy(loaded.model, autocast=torch.bfloat16 if loaded.precision == "bf16" else None)
+        self.policy = Policy(
+            loaded.model,
+            autocast=torch.bfloat16 if loaded.precision == "bf16" else None,
+            checkpoint_layers=recipe.load.gradient_checkpointing,
+        )
         self.updater = Updater(self.policy, recipe.optim, recipe.steps, world)
         self.step = 0
         self.extra_state: dict[str, Any] = {}

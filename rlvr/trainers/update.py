@@ -32,7 +32,9 @@ class Updater:
         self._settings = settings
         self._steps = steps
         self._world = world
-        self.peak_lr = learning_rate(settings, sum(parameter.numel() for parameter in policy.model.parameters()))
+        everything = sum(parameter.numel() for parameter in policy.model.parameters())
+        trained = sum(parameter.numel() for parameter in self._parameters)
+        self.peak_lr = learning_rate(settings, everything, is_adapter=trained < everything)
         self._optimizer = adamw(self._parameters, settings, self.peak_lr)
 
     def step(self, losses: Iterable[Callable[[], Tensor]], step: int) -> StepStats:
