@@ -83,7 +83,7 @@ class AlgorithmConfig(BaseModel):
 class OptimConfig(_Section):
     """AdamW and the shape of one update."""
 
-    lr: Annotated[float, Field(gt=0.0)] | Literal["auto"] = "auto"  # auto: 1e-6 * sqrt(1.5e9 / parameters)
+    lr: Annotated[float, Field(gt=0.0)] | Literal["auto"] = "auto"  # auto: 1e-6 * sqrt(6e9 / parameters)
     schedule: Literal["constant", "linear", "cosine"] = "constant"
     warmup_steps: NonNegative = 0
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.0

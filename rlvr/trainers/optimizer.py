@@ -14,15 +14,16 @@ _ADAPTER_FACTOR = 10.0
 
 
 def learning_rate(settings: OptimConfig, parameters: int, *, is_adapter: bool = False) -> float:
-    """The peak learning rate; `auto` is 1e-6 * sqrt(1.5e9 / parameters), and ten times that for a low-rank adapter.
+    """The peak learning rate; `auto` is 1e-6 * sqrt(6e9 / parameters), and ten times that for a low-rank adapter.
 
-    The rule passes through 1e-6 at 1.5 billion parameters, the common choice of published full fine-tuning runs
-    (DAPO, Dr. GRPO), and 1e-4 at 0.15 million, where it was measured on the quickstart. The factor for adapters is from
+    The rule passes through 1e-6 at 6 billion parameters, the common choice of published full fine-tuning runs from 1.5
+    to 32 billion (DeepScaleR, Dr. GRPO, DAPO), and 2e-4 at 0.15 million, measured on the quickstart. The factor for
+    adapters is from
     "LoRA Without Regret" (Schulman et al., Thinking Machines, 2025).
     """
     if settings.lr != "auto":
         return settings.lr
-    return 1e-6 * math.sqrt(1.5e9 / parameters) * (_ADAPTER_FACTOR if is_adapter else 1.0)
+    return 1e-6 * math.sqrt(6e9 / parameters) * (_ADAPTER_FACTOR if is_adapter else 1.0)
 
 
 def schedule_factor(settings: OptimConfig, step: int, steps: int) -> float:
