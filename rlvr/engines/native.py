@@ -16,7 +16,7 @@ from rlvr.engines.stops import StopFinder
 from rlvr.errors import EngineError, boundary
 from rlvr.types import Completion, FinishReason, Sampling
 
-_KEPT_BYTES = 2**26  # of cache, between one burst of requests and the next
+_KEPT_BYTES = 2**28  # of cache, between one burst of requests and the next
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
