@@ -15,6 +15,7 @@ No preset uses a KL term or an entropy bonus unless asked: with `kl_coef=0` no r
 from __future__ import annotations
 
 import difflib
+import functools
 import inspect
 import math
 import typing
@@ -73,6 +74,7 @@ class Algorithm:
     keep_group: KeepGroup = field(default_factory=KeepAll)
     shape: Shape = field(default_factory=Identity)
     critic: bool = False  # the advantage reads `Step.values`
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # what its preset was called with
 
     def __post_init__(self) -> None:
         for key in ("kl_coef", "entropy_coef"):
@@ -120,6 +122,17 @@ def _bind(part: P, *, max_tokens: int) -> P:
     return typing.cast(P, part.bind(max_tokens=max_tokens)) if isinstance(part, BoundToLength) else part
 
 
+def preset(function: Callable[..., Algorithm]) -> Callable[..., Algorithm]:
+    """Let a preset's result remember its arguments, so that a recipe can name it."""
+
+    @functools.wraps(function)
+    def build_and_remember(**arguments: Any) -> Algorithm:
+        return replace(function(**arguments), arguments=arguments)
+
+    return build_and_remember
+
+
+@preset
 def grpo(
     *,
     clip_low: float = 0.2,
@@ -154,6 +167,7 @@ def grpo(
     )
 
 
+@preset
 def dr_grpo(
     *,
     max_tokens: int | None = None,
@@ -186,6 +200,7 @@ def dr_grpo(
     )
 
 
+@preset
 def dapo(
     *,
     clip_low: float = 0.2,
@@ -224,6 +239,7 @@ def dapo(
     )
 
 
+@preset
 def rloo(
     *,
     clip_low: float | None = None,
@@ -253,6 +269,7 @@ def rloo(
     )
 
 
+@preset
 def reinforce(
     *,
     baseline: Literal["batch", "none"] = "batch",
@@ -278,6 +295,7 @@ def reinforce(
     )
 
 
+@preset
 def reinforce_pp(
     *,
     baseline: Literal["none", "group"] = "none",
@@ -311,6 +329,7 @@ def reinforce_pp(
     )
 
 
+@preset
 def gspo(
     *,
     clip_low: float = 3e-4,
@@ -343,6 +362,7 @@ def gspo(
     )
 
 
+@preset
 def cispo(
     *,
     ratio_max: float = 5.0,

@@ -75,7 +75,8 @@ def test_each_part_of_dapo_can_be_switched_off_alone() -> None:
         "shape": dapo(overlong=False),
     }
     for part, algorithm in changed.items():
-        different = [f.name for f in dataclasses.fields(full) if getattr(full, f.name) != getattr(algorithm, f.name)]
+        parts = [f.name for f in dataclasses.fields(full) if f.name != "arguments"]
+        different = [name for name in parts if getattr(full, name) != getattr(algorithm, name)]
         assert different == [part]
 
 
