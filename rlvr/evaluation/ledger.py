@@ -82,6 +82,7 @@ class RolloutWriter:
         self._unfinished = self._path.with_name(self._path.name + ".tmp")
         self._raw: BufferedWriter | None = None
         self._file: BufferedWriter | gzip.GzipFile | None = None
+        self._has_rows = False
 
     def __enter__(self) -> RolloutWriter:
         with boundary(EvaluationError, f"{self._path} cannot be written"):
@@ -96,6 +97,7 @@ class RolloutWriter:
         assert self._file is not None, "write() belongs inside the with block"
         with boundary(EvaluationError, f"a rollout cannot be written to {self._path}"):
             self._file.write(_encode(row).encode("ascii") + b"\n")
+            self._has_rows = True
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._raw is not None
@@ -110,7 +112,7 @@ class RolloutWriter:
                 self._raw.close()
             if error is None:
                 os.replace(self._unfinished, self._path)
-            elif self._keep_partial:
+            elif self._keep_partial and self._has_rows:
                 os.replace(self._unfinished, partial_path(self._path))
             else:
                 self._unfinished.unlink()

@@ -65,7 +65,17 @@ class Measurement:
     wall_time_s: float
 
     def to_json(self) -> dict[str, JSON]:
-        """The stable shape of `rlvr eval --json` and of `before` and `after` in `summary.json`."""
+        """The stable shape of `rlvr eval --json`, and of `before` and `after` in `summary.json`.
+
+        - `pass@K`, `greedy` (where asked for), `tokens` (length of a response): `{"mean", "low", "high"}`, the interval at
+          95 % over problems. Shares and pass@k are in [0, 1].
+        - `outcomes`: share of all samples by outcome of the first verifier; what is missing from 1 failed before grading.
+        - `verifiers`: mean score of each verifier over the samples that it scored.
+        - `truncated_share`, `unscored_share`: of all samples. Unscored samples are in no pass@k.
+        - `problems`, `samples_per_problem`; `problems_measured`: problems with enough scored samples, by pass@K.
+        - `counts`, `greedy_counts`: rollouts, scored, unscored, failed_rollouts, truncated, tokens, and each outcome.
+        - `wall_time_s`, `tokens_per_s`: sampled tokens, greedy ones included.
+        """
         rollouts = max(self.tally.rollouts, 1)
         scores = self.tally.score_sums
         report: dict[str, JSON] = {f"pass@{k}": found.to_json() for k, found in self.pass_at.items()}

@@ -130,6 +130,16 @@ def test_an_interrupted_writer_keeps_what_it_had_beside_the_path(tmp_path: Path)
     assert [row.rollout for row in read_rollouts(partial_path(path))] == [rollout()]
 
 
+def test_a_writer_that_is_interrupted_before_its_first_row_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        with RolloutWriter(tmp_path / "samples.jsonl.gz", keep_partial=True):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("content", [b"not gzip", gzip.compress(b'{"problem": 1}\n'), gzip.compress(b"{torn")])
 def test_damaged_files_are_named_in_the_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "damaged.jsonl.gz"
