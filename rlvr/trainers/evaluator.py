@@ -12,7 +12,7 @@ from rlvr.config import EvalConfig, RunConfig
 from rlvr.envs.rollout import RolloutRunner
 from rlvr.envs.tasks import Task, load_task
 from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
-from rlvr.evaluation.measure import Attempts, ProblemResult, gain_between, measure
+from rlvr.evaluation.measure import Attempts, ProblemResult, check_measurement, gain_between, measure
 from rlvr.evaluation.observer import Observer
 from rlvr.trainers.distributed import World
 from rlvr.trainers.rundir import RunFolder, write_text
@@ -25,6 +25,9 @@ class Evaluator:
     """Measures the policy on held-out problems, and on the task's harder variants where asked for, with equal seeds.
 
     Of several processes the first measures, while the others wait.
+
+    Raises:
+        ConfigError, TaskError: the held-out problems cannot be had, or cannot be measured as asked.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class Evaluator:
         self._folder = folder
         self._world = world
         self._observer = observer
-        self._sets = _problem_sets(recipe, task) if recipe.eval.problems else {}
+        self.sets = _problem_sets(recipe, task) if recipe.eval.problems else {}
+        for problems in self.sets.values():
+            check_measurement(problems, recipe.eval.n, recipe.eval.k, self._sampling)
 
     @property
     def is_on(self) -> bool:
-        return bool(self._sets)
+        return bool(self.sets)
 
     async def measure_at(self, step: int, stage: str) -> dict[str, Any]:
         """What the policy can do at `step`: set name -> measurement; read from the run folder if it was measured before.
@@ -58,15 +63,17 @@ class Evaluator:
         Raises:
             EvaluationError: too many rollouts could not be scored.
         """
+        # Only the first process looks for the file: another one could find it just written, and not wait to be told.
+        return self._world.broadcast(await self._found_at(step, stage) if self._world.is_main else {})
+
+    async def _found_at(self, step: int, stage: str) -> dict[str, Any]:
         path = self._folder.evaluation_file(step)
         if path.exists():
             stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             return stored
-        found: dict[str, Any] = {}
-        if self._world.is_main:
-            found = {name: await self._measure(name, problems, step, stage) for name, problems in self._sets.items()}
-            write_text(path, json.dumps(found) + "\n")
-        return self._world.broadcast(found)
+        found = {name: await self._measure(name, problems, step, stage) for name, problems in self.sets.items()}
+        write_text(path, json.dumps(found) + "\n")
+        return found
 
     async def _measure(self, name: str, problems: Sequence[Problem], step: int, stage: str) -> dict[str, Any]:
         settings = self._settings

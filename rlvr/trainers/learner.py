@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rlvr.config import RunConfig
 from rlvr.trainers.algorithms import Algorithm
@@ -23,12 +23,15 @@ from rlvr.types import Group, StepBatch
 
 
 class Reference:
-    """The policy that KL is measured against: a frozen copy, or the base model under a LoRA adapter."""
+    """The policy that KL is measured against: the base model under a LoRA adapter, `model`, or else a copy as of now."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, model: nn.Module | None = None) -> None:
         self._policy = policy
         self._has_adapter = hasattr(policy.model, "disable_adapter")
-        self._frozen = policy if self._has_adapter else policy.with_model(copy.deepcopy(policy.model).requires_grad_(False))
+        self._frozen = policy
+        if not self._has_adapter:
+            frozen = copy.deepcopy(policy.model) if model is None else model
+            self._frozen = policy.with_model(frozen.requires_grad_(False))
 
     def score(self, batch: StepBatch, rows: Tensor, temperature: float) -> Tensor:
         adapter_off: AbstractContextManager[Any] = nullcontext()

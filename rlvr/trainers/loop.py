@@ -9,6 +9,7 @@ from typing import Any
 
 from rlvr.config import RunConfig
 from rlvr.engines.base import TrainableEngine
+from rlvr.errors import TrainingError
 from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
 from rlvr.evaluation.observer import Observer
 from rlvr.filtering.curriculum import Curriculum
@@ -60,22 +61,29 @@ class RlLoop:
         while self._session.step < self._recipe.steps:
             self._remember()
             try:
+                # Not at the end of the step before: a run that was killed in its evaluation makes up for it.
+                await self._evaluate_if_due(evaluate)
                 await self._step()
             except asyncio.CancelledError:
                 self._session.save()
                 raise
             self._remember()
             self._session.checkpoint_if_due()
-            every = self._recipe.eval.every
-            if every and self._session.step % every == 0 and self._session.step < self._recipe.steps:
-                await evaluate()
-                self._observer.stage("reinforcement learning", self._recipe.steps)
         self._session.save()
+
+    async def _evaluate_if_due(self, evaluate: Callable[[], Any]) -> None:
+        every, step = self._recipe.eval.every, self._session.step
+        if every and step and step % every == 0:
+            await evaluate()
+            self._observer.stage("reinforcement learning", self._recipe.steps)
 
     async def _step(self) -> None:
         started = time.perf_counter()
         found = await self._collector.collect(self._session.step)
         collected = time.perf_counter()
+        if found.failure is not None:
+            self._store(found, None)
+            raise TrainingError(found.failure)
         metrics = _metrics(found)
         batch = self._learner.prepare(found.kept) if found.kept else None
         # Before the update, so that the rollouts of a step that breaks can be looked at.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,17 @@ from typing import Any
 from rlvr.errors import ConfigError
 
 
-class MetricWriters:
-    """Numeric metrics to every configured place.
-
+def check_writers(wandb_project: str | None) -> None:
+    """
     Raises:
         ConfigError: W&B was asked for, but is not installed.
     """
+    if wandb_project is not None and importlib.util.find_spec("wandb") is None:
+        raise ConfigError(f"wandb = {wandb_project!r}, but wandb is not installed: pip install 'rlvr[wandb]'")
+
+
+class MetricWriters:
+    """Numeric metrics to every configured place; `check_writers` says beforehand whether that can be done."""
 
     def __init__(self, folder: Path, wandb_project: str | None, config: Mapping[str, Any], first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -24,11 +30,7 @@ class MetricWriters:
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step)
         self._wandb: Any = None
         if wandb_project is not None:
-            try:
-                wandb = importlib.import_module("wandb")
-            except ImportError as error:
-                raise ConfigError(f"wandb = {wandb_project!r}, but wandb is not installed: pip install 'rlvr[wandb]'") from error
-            self._wandb = wandb.init(
+            self._wandb = importlib.import_module("wandb").init(
                 project=wandb_project, name=folder.name, id=folder.name, dir=str(folder), config=dict(config), resume="allow"
             )
 

@@ -13,8 +13,6 @@ from rlvr.filtering.pass_rates import Window, load_pass_rates
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.types import Problem, Sampling
 
-_PROMPTS_CHECKED = 1000
-
 
 def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Recipe:
     """The recipe with the task's suggestions filled in.
@@ -34,6 +32,11 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
         raise ConfigError(
             f"optim.minibatches = {recipe.optim.minibatches}, but a step has only {rollout.problems_per_step} groups to split; "
             "lower it to rollout.problems_per_step or less"
+        )
+    if recipe.optim.reference_every and recipe.load.lora_rank:
+        raise ConfigError(
+            f"optim.reference_every = {recipe.optim.reference_every}, but with load.lora_rank = {recipe.load.lora_rank} the "
+            "reference is the base model, which stays as it is; set optim.reference_every to 0"
         )
     verifiers = recipe.verifiers if recipe.verifiers is not None else task.verifiers
     if not verifiers:
@@ -70,6 +73,8 @@ def training_problems(recipe: RunConfig, task: Task) -> list[Problem]:
         ConfigError: the window keeps nothing.
     """
     problems = list(task.problems(recipe.data.split, limit=recipe.data.problems))
+    if not problems:
+        raise ConfigError(f"data.split = {recipe.data.split!r} of task {task.name!r} has no problems to train on")
     if recipe.data.pass_rates is None:
         return problems
     rates = load_pass_rates(recipe.data.pass_rates, task=task.name)
@@ -90,7 +95,7 @@ def check_context(problems: Sequence[Problem], renderer: Renderer, max_tokens: i
     Raises:
         ConfigError: names the longest prompt, the limit and the model's context.
     """
-    longest = max(problems[:_PROMPTS_CHECKED], key=lambda problem: sum(len(message.content) for message in problem.prompt))
+    longest = max(problems, key=lambda problem: sum(len(message.content) for message in problem.prompt))
     prompt = len(renderer.prompt_ids(longest.prompt))
     if prompt + max_tokens > context:
         raise ConfigError(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from rlvr.config import RunConfig
 from rlvr.engines.base import TrainableEngine
+from rlvr.engines.load import LoadedModel
 from rlvr.envs.rollout import RolloutRunner
 from rlvr.envs.tasks import Task
 from rlvr.evaluation.observer import Observer
@@ -21,40 +23,65 @@ from rlvr.trainers.session import Session
 from rlvr.verifiers.runner import Grader, WeightedVerifier
 
 
-async def run_rl(session: Session, recipe: RunConfig, task: Task, algorithm: Algorithm, observer: Observer) -> None:
-    """Measure, train from the session's present step to the end, measure again; leaves its findings in `session.results`.
+class ReinforcementRun:
+    """A run, wired together: it measures, trains from the session's present step to the end, and measures again.
+
+    Everything that can be checked without generating is checked here, before the run has a folder. `initial` loads the
+    model that the run started from.
 
     Raises:
-        ConfigError: prompts and `max_tokens` do not fit into the model's context, or there is nothing to train on.
-        TrainingError, EvaluationError: see `RlLoop.run` and `measure`.
+        ConfigError, TaskError, PluginError: there is nothing to train on or to measure, a prompt and `max_tokens` do not fit
+            into the model's context, or a verifier, environment or engine is wrong.
+        EngineError: the engine cannot run this model.
     """
-    sampling = sampling_of(recipe)
-    algorithm = algorithm.bind(max_tokens=sampling.max_tokens)
-    problems = training_problems(recipe, task)
-    for note in task.notes:
-        observer.note(note)
-    check_context(problems, session.renderer, sampling.max_tokens, session.max_context)
-    engine = _engine(session, recipe)
-    async with Grader([WeightedVerifier(v.name, v.weight, v.args) for v in recipe.verifiers or ()]) as grader:
-        runner = RolloutRunner(engine, session.renderer, resolve("envs", recipe.env).target, grader)
-        evaluator = Evaluator(runner, recipe, task, sampling, session.folder, session.world, observer)
-        before = await evaluator.measure_at(0, "held-out problems, before") if evaluator.is_on else {}
+
+    def __init__(
+        self,
+        session: Session,
+        recipe: RunConfig,
+        task: Task,
+        algorithm: Algorithm,
+        observer: Observer,
+        initial: Callable[[], LoadedModel],
+    ) -> None:
+        sampling = sampling_of(recipe)
+        algorithm = algorithm.bind(max_tokens=sampling.max_tokens)
+        problems = training_problems(recipe, task)
+        self._session, self._recipe = session, recipe
+        self._grader = Grader([WeightedVerifier(v.name, v.weight, v.args) for v in recipe.verifiers or ()])
+        self._engine = _engine(session, recipe)
+        runner = RolloutRunner(self._engine, session.renderer, resolve("envs", recipe.env).target, self._grader)
+        self._evaluator = Evaluator(runner, recipe, task, sampling, session.folder, session.world, observer)
+        for asked in (problems, *self._evaluator.sets.values()):
+            check_context(asked, session.renderer, sampling.max_tokens, session.max_context)
+        for note in task.notes:
+            observer.note(note)
         curriculum = Uniform(problems, recipe.seed)
-        reference = Reference(session.policy) if algorithm.needs_reference else None
-        loop = RlLoop(
+        reference = _reference(session, recipe, initial) if algorithm.needs_reference else None
+        self._loop = RlLoop(
             session,
             recipe,
-            engine=engine,
+            engine=self._engine,
             collector=Collector(runner, curriculum, algorithm, recipe, sampling, session.world),
             curriculum=curriculum,
             learner=Learner(session, recipe, algorithm, reference),
             reference=reference,
             observer=observer,
         )
-        await loop.run(lambda: evaluator.measure_at(session.step, f"held-out problems, step {session.step}"))
-        after = await evaluator.measure_at(session.step, "held-out problems, after") if evaluator.is_on else {}
-    await engine.close()
-    session.results = {"kind": "rl", "grading": grader.provenance(), **_comparison(recipe, before, after)}
+
+    async def run(self) -> None:
+        """Leaves what was found in `session.results`.
+
+        Raises:
+            TrainingError, EvaluationError: see `RlLoop.run` and `measure`.
+        """
+        session, evaluator = self._session, self._evaluator
+        async with self._grader:
+            before = await evaluator.measure_at(0, "held-out problems, before") if evaluator.is_on else {}
+            await self._loop.run(lambda: evaluator.measure_at(session.step, f"held-out problems, step {session.step}"))
+            after = await evaluator.measure_at(session.step, "held-out problems, after") if evaluator.is_on else {}
+        await self._engine.close()
+        session.results = {"kind": "rl", "grading": self._grader.provenance(), **_comparison(self._recipe, before, after)}
 
 
 def _engine(session: Session, recipe: RunConfig) -> TrainableEngine:
@@ -62,7 +89,16 @@ def _engine(session: Session, recipe: RunConfig) -> TrainableEngine:
     engine: TrainableEngine = make(
         session.loaded.model, session.tokenizer, max_rows=recipe.engine.max_rows, precision=session.loaded.precision
     )
+    engine.policy_version = session.step  # one update of its weights for each step, resumed or not
     return engine
+
+
+def _reference(session: Session, recipe: RunConfig, initial: Callable[[], LoadedModel]) -> Reference:
+    """The model that the run started from: after a resume the policy is no longer that."""
+    is_in_checkpoint, is_under_adapter = bool(recipe.optim.reference_every), bool(recipe.load.lora_rank)
+    if session.step == 0 or is_in_checkpoint or is_under_adapter:
+        return Reference(session.policy)
+    return Reference(session.policy, initial().model)
 
 
 def _comparison(recipe: RunConfig, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

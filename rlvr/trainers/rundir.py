@@ -41,8 +41,7 @@ class RunFolder:
             CheckpointError: it cannot be written.
         """
         folder = cls(path)
-        if (path / "config.toml").exists():
-            raise ConfigError(f"{path} already holds a run; continue it with `rlvr train --resume {path}` or choose another out=")
+        folder.check_is_new()
         try:
             path.mkdir(parents=True, exist_ok=True)
             write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
@@ -62,6 +61,16 @@ class RunFolder:
         if not (path / "config.toml").is_file():
             raise ConfigError(f"{path} is not a run folder: it has no config.toml")
         return cls(path), load_recipe(path / "config.toml")
+
+    def check_is_new(self) -> None:
+        """
+        Raises:
+            ConfigError: the folder already holds a run.
+        """
+        if (self.path / "config.toml").exists():
+            raise ConfigError(
+                f"{self.path} already holds a run; continue it with `rlvr train --resume {self.path}` or choose another out="
+            )
 
     def log(self, metrics: Mapping[str, Any]) -> None:
         """Append one line to metrics.jsonl.

@@ -42,7 +42,7 @@ class DemonstrationSampler:
         self._end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
         self._rows = read_demonstrations(recipe.data) if recipe.data else None
         self._size = len(self._rows) if self._rows is not None else len(task.problems("train"))
-        self.left_out = 0
+        self.left_out = 0  # of the latest batch
 
     def batch(self, step: int) -> list[Example]:
         """The step's examples; those longer than `max_tokens` are replaced by others and counted in `left_out`.
@@ -51,6 +51,7 @@ class DemonstrationSampler:
             ConfigError: hardly any example is short enough.
         """
         draw = rng("sft", self._recipe.seed, step)
+        self.left_out = 0
         chosen: list[Example] = []
         for _ in range(20 * self._recipe.sequences_per_step):
             example = self._example(draw.randrange(self._size), step)
@@ -77,31 +78,46 @@ class DemonstrationSampler:
         return shown.problem.prompt, shown.response
 
 
-async def run_sft(session: Session, recipe: SftConfig, task: Task, observer: Observer) -> None:
-    """Train from the session's present step to the end.
+class SupervisedRun:
+    """A warm start, from the session's present step to the end.
 
     Raises:
-        TrainingError: the loss is not finite.
-        ConfigError: the task has no demonstrations, or none fits.
+        TaskError, ConfigError: the task or the file has no demonstrations, or none fits into `max_tokens`.
     """
-    policy = session.policy
-    limit = min(recipe.max_tokens or session.max_context, session.max_context)
-    sampler = DemonstrationSampler(task, recipe, session.renderer, session.tokenizer, limit)
-    observer.stage("supervised warm start", recipe.steps)
-    observer.advance(session.step)
-    metrics: dict[str, Any] = {}
-    while session.step < recipe.steps:
-        await _interruption_point(session)
+
+    def __init__(self, session: Session, recipe: SftConfig, task: Task, observer: Observer) -> None:
+        self._session, self._recipe, self._observer = session, recipe, observer
+        limit = min(recipe.max_tokens or session.max_context, session.max_context)
+        self._sampler = DemonstrationSampler(task, recipe, session.renderer, session.tokenizer, limit)
+        self._sampler.batch(session.step)
+
+    async def run(self) -> None:
+        """Leaves what was found in `session.results`.
+
+        Raises:
+            TrainingError: the loss is not finite.
+            asyncio.CancelledError: interrupted; the last finished step was saved.
+        """
+        session, observer = self._session, self._observer
+        observer.stage("supervised warm start", self._recipe.steps)
+        observer.advance(session.step)
+        while session.step < self._recipe.steps:
+            await _interruption_point(session)
+            metrics = self._step()
+            session.finish_step(metrics)
+            session.extra_state = {"loss": metrics["loss"]}
+            observer.advance(loss=metrics["loss"], tokens_per_s=metrics["time_tokens_per_s"])
+            session.checkpoint_if_due()
+        session.save()
+        session.results = {"kind": "sft", **session.extra_state}
+
+    def _step(self) -> dict[str, Any]:
         started = time.perf_counter()
-        examples = sampler.batch(session.step)
-        metrics = _update(session, policy, examples, recipe)
+        examples = self._sampler.batch(self._session.step)
+        metrics = _update(self._session, self._session.policy, examples, self._recipe)
         elapsed = time.perf_counter() - started
-        metrics |= {"left_out": sampler.left_out, "time_step_s": elapsed, "time_tokens_per_s": metrics["tokens"] / elapsed}
-        session.finish_step(metrics)
-        observer.advance(loss=metrics["loss"], tokens_per_s=metrics["time_tokens_per_s"])
-        session.checkpoint_if_due()
-    session.save()
-    session.results = {"kind": "sft", "loss": metrics["loss"]} if metrics else {"kind": "sft"}
+        times = {"time_step_s": elapsed, "time_tokens_per_s": metrics["tokens"] / elapsed}
+        return metrics | {"left_out": self._sampler.left_out} | times
 
 
 async def _interruption_point(session: Session) -> None:

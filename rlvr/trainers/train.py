@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import signal
@@ -16,7 +17,7 @@ from typing import Any
 
 import torch
 
-from rlvr.config import Recipe, RunConfig, SftConfig, load_recipe
+from rlvr.config import ModelConfig, Recipe, RunConfig, SftConfig, load_recipe
 from rlvr.engines.load import LoadedModel, load_model
 from rlvr.envs.tasks import Task, load_task
 from rlvr.errors import CheckpointError, ConfigError, boundary
@@ -26,11 +27,12 @@ from rlvr.trainers.algorithms import Algorithm, build
 from rlvr.trainers.checkpoint import check_space, checkpoints
 from rlvr.trainers.distributed import World, join_world
 from rlvr.trainers.lora import with_adapter
+from rlvr.trainers.metrics import check_writers
 from rlvr.trainers.optimizer import learning_rate
 from rlvr.trainers.plan import arithmetic, check_recipe, training_problems
 from rlvr.trainers.rundir import RunFolder, default_path, write_text
 from rlvr.trainers.session import Session
-from rlvr.trainers.sft import run_sft
+from rlvr.trainers.sft import SupervisedRun
 from rlvr.trainers.tiny import tiny_model
 
 NEW_TINY = "new:tiny"
@@ -80,9 +82,25 @@ def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | Path | None, settings:
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, Algorithm):
+        return _as_preset(value)
     if hasattr(value, "model_dump"):
         return value.model_dump()
     return value
+
+
+def _as_preset(algorithm: Algorithm) -> dict[str, Any]:
+    """The recipe's words for an algorithm; a run that is resumed has nothing else.
+
+    Raises:
+        ConfigError: it was changed after its preset made it.
+    """
+    if build(algorithm.name, algorithm.arguments) != algorithm:
+        raise ConfigError(
+            f"algorithm {algorithm.name!r} has parts that its preset did not give it, so a recipe cannot name it; "
+            "write a function that returns it and pass algorithm={'name': 'path/file.py:function'}"
+        )
+    return {"name": algorithm.name, **algorithm.arguments}
 
 
 def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: bool) -> Run:
@@ -91,13 +109,20 @@ def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: boo
     algorithm = build(recipe.algorithm.name, recipe.algorithm.arguments) if isinstance(recipe, RunConfig) else None
     task = load_task(recipe.task, recipe.task_args)
     recipe = check_recipe(recipe, task, algorithm)
+    check_writers(recipe.wandb)
     world = join_world(recipe.load.device)
-    if is_new and world.is_main:
-        folder = RunFolder.create(folder.path, _with_threads(recipe))
-    world.wait()
+    if not world.is_main:
+        observer = SilentObserver()
+    elif is_new:
+        folder.check_is_new()
     session = _session(recipe, task, folder, world, observer)
+    run = _prepare(session, recipe, task, algorithm, observer)
+    # Last of all checks, so that a run that cannot start leaves nothing behind.
+    if is_new and world.is_main:
+        RunFolder.create(folder.path, _with_threads(recipe))
+    world.wait()
     try:
-        _run_interruptibly(lambda: _train(session, recipe, task, algorithm, observer))
+        _run_interruptibly(run)
     except KeyboardInterrupt:
         observer.note(f"interrupted after step {session.step}; continue with: rlvr train --resume {folder.path}")
         raise
@@ -108,14 +133,16 @@ def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: boo
     return Run(folder.path, checkpoint, _finish(session, checkpoint, time.time() - started))
 
 
-async def _train(session: Session, recipe: Recipe, task: Task, algorithm: Algorithm | None, observer: Observer) -> None:
+def _prepare(
+    session: Session, recipe: Recipe, task: Task, algorithm: Algorithm | None, observer: Observer
+) -> Callable[[], Coroutine[Any, Any, None]]:
     if isinstance(recipe, SftConfig):
-        await run_sft(session, recipe, task, observer)
-    else:
-        from rlvr.trainers.reinforce import run_rl
+        return SupervisedRun(session, recipe, task, observer).run
+    from rlvr.trainers.reinforce import ReinforcementRun
 
-        assert algorithm is not None
-        await run_rl(session, recipe, task, algorithm, observer)
+    assert algorithm is not None
+    initial = functools.partial(_load, recipe, task, None, session.world)
+    return ReinforcementRun(session, recipe, task, algorithm, observer, initial).run
 
 
 def _session(recipe: Recipe, task: Task, folder: RunFolder, world: World, observer: Observer) -> Session:
@@ -135,11 +162,15 @@ def _session(recipe: Recipe, task: Task, folder: RunFolder, world: World, observ
 
 def _load(recipe: Recipe, task: Task, checkpoint: Path | None, world: World) -> LoadedModel:
     settings = recipe.load if world.device is None else recipe.load.model_copy(update={"device": str(world.device)})
+    if recipe.model == NEW_TINY:
+        settings = settings.model_copy(update={"device": "cpu", "precision": "fp32"})
     if settings.lora_rank:
-        base = load_model(recipe.model, settings)
+        base = _load_base(recipe, task, settings)
         return replace(base, model=with_adapter(base.model, settings, recipe.seed, checkpoint))
-    if checkpoint is not None:
-        return load_model(str(checkpoint), settings)
+    return load_model(checkpoint, settings) if checkpoint is not None else _load_base(recipe, task, settings)
+
+
+def _load_base(recipe: Recipe, task: Task, settings: ModelConfig) -> LoadedModel:
     if recipe.model != NEW_TINY:
         return load_model(recipe.model, settings)
     if task.tiny is None:
@@ -224,7 +255,7 @@ def dry_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
     if isinstance(resolved, SftConfig) or algorithm is None:
         return resolved, {"parameters": parameters, "sequences": resolved.steps * getattr(resolved, "sequences_per_step", 0)}
     counted = arithmetic(resolved, parameters, needs_reference=algorithm.needs_reference)
-    lr = learning_rate(resolved.optim, parameters)
+    lr = learning_rate(resolved.optim, parameters, is_adapter=resolved.load.lora_rank > 0)
     return resolved, {**asdict(counted), "peak_learning_rate": lr, "training_problems": len(training_problems(resolved, task))}
 
 
