@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -89,7 +90,7 @@ class LiveView:
             self._bars.update(stage.bar, completed=stage.done)
         elif self._clock() - self._spoke_at >= _QUIET_S and not stage.is_complete:
             self._spoke_at = self._clock()
-            self._err.print(stage.line(self._clock()), soft_wrap=True)
+            self._say(stage)
 
     def note(self, text: str) -> None:
         self._err.print(Text(printable(text), style="dim"), soft_wrap=True)
@@ -111,7 +112,15 @@ class LiveView:
             return
         if stage.bar is not None:
             self._bars.remove_task(stage.bar)
-        self._err.print(stage.line(self._clock()), soft_wrap=True)
+        self._say(stage)
+
+    def _say(self, stage: _Stage) -> None:
+        """One line: cut at the edge of a terminal, whole in a file."""
+        line = stage.line(self._clock())
+        if self._err.is_terminal:
+            self._err.print(line, no_wrap=True, overflow="ellipsis")
+        else:
+            self._err.print(line, soft_wrap=True)
 
 
 @dataclass(slots=True)
@@ -129,7 +138,7 @@ class _Stage:
 
     def line(self, now: float) -> Text:
         spent = now - self.started
-        text = Text.assemble(("✓ ", "green") if self.is_complete else "  ", (f"{self.name:<24}", "bold"))
+        text = Text.assemble(("✓ ", "green") if self.is_complete else "  ", (f"{self.name:<26}", "bold"))
         text.append(f" {self.done}/{self.total}  {duration(spent)}")
         if self.done and not self.is_complete:
             text.append(f", {duration(spent / self.done * (self.total - self.done))} left")
@@ -187,7 +196,7 @@ def summary_table(summary: Mapping[str, Any]) -> RenderableType:
     if is_finite_number(summary.get("wall_time_s")):
         places.add_row("wall time", duration(summary["wall_time_s"]))
     for name in _PLACES:
-        if isinstance(summary.get(name), str):
+        if isinstance(summary.get(name), str) and Path(summary[name]).exists():  # a warm start has no rollouts
             places.add_row(name, Text(printable(summary[name]), overflow="fold"))
     note = Text("[ ] 95 % interval over problems; gains in points, paired by problem", style="dim")
     return Group("", table, note, "", places) if table.row_count else Group("", places)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,19 +14,16 @@ SUMMARY: dict[str, Any] = {
     "after": {"pass@1": {"mean": 0.943, "low": 0.921, "high": 0.96}, "tokens": {"mean": 18.1, "low": 17.7, "high": 18.5}},
     "gain": {"pass@1": {"mean": 0.631, "low": 0.59, "high": 0.67}},
     "wall_time_s": 231.4,
-    "checkpoint": "runs/q/checkpoints/step-000250",
-    "rollouts": "runs/q/rollouts",
-    "report": "runs/q/report.html",
 }
 
 
 class Screen:
     """A LiveView with captured consoles and a clock that stands until it is moved."""
 
-    def __init__(self, *, is_terminal: bool = False) -> None:
+    def __init__(self, *, is_terminal: bool = False, width: int = 200) -> None:
         self.now = 0.0
         self.err_file, self.out_file = io.StringIO(), io.StringIO()
-        err = Console(file=self.err_file, force_terminal=is_terminal, width=200, color_system=None, legacy_windows=False)
+        err = Console(file=self.err_file, force_terminal=is_terminal, width=width, color_system=None, legacy_windows=False)
         self.view = LiveView(err=err, out=Console(file=self.out_file, width=200), clock=lambda: self.now)
 
     @property
@@ -94,27 +92,39 @@ def test_on_a_terminal_the_bar_moves_and_ends_as_a_line() -> None:
     assert "2/2  0.0 s  correct 75%" in screen.err
 
 
-def test_the_closing_table_is_on_stdout_and_progress_is_not() -> None:
+def test_the_closing_table_is_on_stdout_and_progress_is_not(tmp_path: Path) -> None:
     screen = Screen()
+    (tmp_path / "rollouts").mkdir()
+    places = {"rollouts": str(tmp_path / "rollouts"), "report": str(tmp_path / "report.html")}
     with screen.view as view:
         view.stage("train", 1)
         view.advance()
         view.note("checkpoint written")
-        view.final_table(SUMMARY)
+        view.final_table(SUMMARY | places)
     row = next(line for line in screen.out.splitlines() if line.startswith("pass@1"))
     assert " ".join(row.split()) == "pass@1 31.2 % [27.1, 35.5] 94.3 % [92.1, 96.0] +63.1 [+59.0, +67.0]"
-    for text in ("3 min 51 s", "runs/q/checkpoints/step-000250", "runs/q/rollouts", "runs/q/report.html"):
-        assert text in screen.out
-    assert "train" not in screen.out
+    assert "3 min 51 s" in screen.out
+    assert places["rollouts"] in screen.out
+    assert places["report"] not in screen.out  # it was not written
+    assert "✓" not in screen.out
     assert "checkpoint written" in screen.err
 
 
-def test_a_run_without_evaluation_closes_with_its_loss_and_places() -> None:
+def test_a_run_without_evaluation_closes_with_its_loss_and_places(tmp_path: Path) -> None:
     screen = Screen()
-    screen.view.final_table({"loss": 0.25, "wall_time_s": 3.0, "checkpoint": "runs/base"})
+    screen.view.final_table({"loss": 0.25, "wall_time_s": 3.0, "checkpoint": str(tmp_path)})
     assert "before" not in screen.out
     assert "0.25" in screen.out
-    assert "runs/base" in screen.out
+    assert str(tmp_path) in screen.out
+
+
+def test_a_closing_line_never_wraps_on_a_terminal() -> None:
+    screen = Screen(is_terminal=True, width=60)
+    with screen.view as view:
+        view.stage("held-out problems, before", 1)
+        view.advance(1, correct_share=0.5, tokens_mean=21, truncated_share=0.0, unscored_share=0.0, tokens_per_s=5e4)
+    closing = next(line for line in screen.err.splitlines() if "✓" in line)
+    assert closing.rstrip().endswith("…")
 
 
 def test_names_and_notes_cannot_command_the_terminal() -> None:
