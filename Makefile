@@ -1,6 +1,7 @@
 # Thin: every target does its own set-up, and everything else lives in the package.
 PYTHON ?= python3
 SEED ?= 0
+BENCH ?= startup update_packing rollout_speed trl_step
 BIN := .venv/bin
 STAMP := .venv/.installed
 
@@ -44,7 +45,7 @@ check: env
 	$(BIN)/lint-imports
 
 bench: env
-	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script; done
+	@set -e; for name in $(BENCH); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py; done
 
 docs: env
 	$(BIN)/python docs/generate.py

@@ -171,7 +171,7 @@ def _docker() -> Check:
     try:
         answer = _ping(address)
     except (OSError, ConfigError) as error:
-        return Check("docker engine", "off", f"{address}: {error}", "start Docker to run code in sandboxes")
+        return Check("docker engine", "off", f"{address}: {error}")
     return Check("docker engine", "ok", f"{answer} at {address}")
 
 

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from typing import Any
 
 import rlvr
 from rlvr.errors import ConfigError, PluginError, RlvrError, TaskError, boundary
@@ -75,22 +76,32 @@ def _dispatch(arguments: list[str]) -> int:
     if verb in ("-V", "--version"):
         print(f"rlvr {rlvr.__version__}")
         return 0
-    if verb not in VERBS:
-        close = difflib.get_close_matches(verb, VERBS, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
-        raise ConfigError(f"unknown verb {verb!r}; {hint}")
-    module = importlib.import_module(f"rlvr.cli.{verb}")
-    parser = argparse.ArgumentParser(prog=f"rlvr {verb}", description=module.HELP)
-    module.add_arguments(parser)
-    code: int = module.run(_parse(parser, rest))
+    module = _module(verb)
+    code: int = module.run(parse(verb, rest))
     return code
 
 
-def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+def parse(verb: str, arguments: Sequence[str]) -> argparse.Namespace:
+    """A verb's arguments, checked; wrong ones end the process with exit code 2.
+
+    Raises:
+        ConfigError: there is no such verb.
+    """
+    module = _module(verb)
+    parser = argparse.ArgumentParser(prog=f"rlvr {verb}", description=module.HELP)
+    module.add_arguments(parser)
     try:
         return parser.parse_intermixed_args(arguments)  # options may stand between key=value overrides
     except TypeError:  # argparse cannot intermix where a verb has subcommands
         return parser.parse_args(arguments)
+
+
+def _module(verb: str) -> Any:
+    if verb not in VERBS:
+        close = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(VERBS)}"
+        raise ConfigError(f"unknown verb {verb!r}; {hint}")
+    return importlib.import_module(f"rlvr.cli.{verb}")
 
 
 def _missing_extra(error: BaseException | None) -> str:

@@ -22,6 +22,12 @@ single_turn = other_rlvr:ruler
 
 
 @pytest.fixture
+def own_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the test registers by decorator is forgotten after it."""
+    monkeypatch.setattr(registry, "_decorated", dict(registry._decorated))
+
+
+@pytest.fixture
 def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder that stands for an installed distribution, "other-rlvr 1.2", with entry points of its own, some broken."""
     site = tmp_path / "site"

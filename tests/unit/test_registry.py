@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from rlvr import registry
 from rlvr.errors import PluginError
 from rlvr.registry import KINDS, installed, names, register, resolve
+
+pytestmark = pytest.mark.usefixtures("own_plugins")
 
 PLUGIN = """
 from rlvr import Verdict, verifier
@@ -20,11 +21,6 @@ def {function}(problem, rollout):
 
 VALUE = 1
 """
-
-
-@pytest.fixture(autouse=True)
-def _own_decorated_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_decorated", dict(registry._decorated))
 
 
 @pytest.fixture

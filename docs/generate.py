@@ -1,0 +1,125 @@
+"""Write the parts of the guides that come from the code; `--check` only says whether they are up to date.
+
+A part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import re
+import sys
+import textwrap
+import tokenize
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from rlvr import config
+from rlvr.registry import names, resolve
+
+HERE = Path(__file__).parent
+PART = re.compile(r"(<!-- generated: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def recipe_keys() -> str:
+    """A table for each section of a recipe: key, type, default, meaning."""
+    common = set(config._Recipe.model_fields)
+    parts = [_table("Every recipe", config._Recipe, "", common)]
+    parts.append(_table('`kind = "rl"`', config.RunConfig, "", set(config.RunConfig.model_fields) - common))
+    parts.append(_table('`kind = "sft"`', config.SftConfig, "", set(config.SftConfig.model_fields) - common))
+    for owner in (config.RunConfig, config._Recipe):
+        for name, info in owner.model_fields.items():
+            for section in config._sections_in(info.annotation):
+                if owner is config._Recipe or name not in common:
+                    parts.append(_table(f"`[{name}]`: {_first_line(section)}", section, f"{name}.", set(section.model_fields)))
+    parts.append(_table(f"`[[verifiers]]`: {_first_line(config.VerifierConfig)}", config.VerifierConfig, "", None))
+    total = len({*config.leaves(config.RunConfig), *config.leaves(config.SftConfig)})
+    return f"{total} keys in all.\n\n" + "\n\n".join(parts)
+
+
+def presets() -> str:
+    """The keyword arguments of every algorithm preset."""
+    lines = ["| preset | arguments and defaults |", "|---|---|"]
+    for name in names("algorithms"):
+        signature = inspect.signature(resolve("algorithms", name).target)
+        arguments = [f"`{p.name}={_toml(p.default)}`" for p in signature.parameters.values()]
+        lines.append(f"| `{name}` | {', '.join(arguments)} |")
+    return "\n".join(lines)
+
+
+PARTS: dict[str, Callable[[], str]] = {"recipe keys": recipe_keys, "presets": presets}
+
+
+def _table(title: str, schema: type[BaseModel], prefix: str, only: set[str] | None) -> str:
+    comments = _comments(schema)
+    rows = ["| key | type | default | |", "|---|---|---|---|"]
+    for name, info in schema.model_fields.items():
+        if (only is None or name in only) and not config._sections_in(info.annotation):
+            default = "required" if info.is_required() else "unset" if info.default is None else f"`{_toml(info.default)}`"
+            rows.append(f"| `{prefix}{name}` | {_type(schema, name)} | {default} | {comments.get(name, '')} |")
+    return f"### {title}\n\n" + "\n".join(rows)
+
+
+def _toml(value: Any) -> str:
+    return "unset" if value is None else config._toml_value(value)
+
+
+def _type(schema: type[BaseModel], name: str) -> str:
+    """The type as JSON Schema has it, in words."""
+    field = schema.model_json_schema()["properties"][name]
+    kinds = [_kind(option) for option in field.get("anyOf", [field]) if option.get("type") != "null"]
+    return " or ".join(kinds)
+
+
+def _kind(schema: dict[str, Any]) -> str:
+    if "enum" in schema:
+        return ", ".join(f"`{choice}`" for choice in schema["enum"])
+    if "const" in schema:
+        return f"`{schema['const']}`"
+    limits = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+    bounds = " ".join(f"{sign} {schema[key]:g}" for key, sign in limits.items() if key in schema)
+    word = {"object": "table", "array": "list"}.get(schema.get("type", ""), schema.get("type", "table"))
+    return f"{word} {bounds}".strip()
+
+
+def _comments(schema: type[BaseModel]) -> dict[str, str]:
+    """Field -> the comment behind it in the source, of the class and of those that it inherits from."""
+    found: dict[str, str] = {}
+    for owner in reversed(schema.__mro__):
+        if issubclass(owner, BaseModel) and owner.__module__ == config.__name__:
+            source = textwrap.dedent(inspect.getsource(owner))
+            for token in tokenize.generate_tokens(io.StringIO(source).readline):
+                field = re.match(r"\s*(\w+):", token.line)
+                if token.type == tokenize.COMMENT and field:
+                    found[field[1]] = token.string.lstrip("# ").replace("|", "\\|").replace("None:", "unset:")
+    return found
+
+
+def _first_line(schema: type[BaseModel]) -> str:
+    return inspect.cleandoc(schema.__doc__ or schema.__name__).splitlines()[0].rstrip(".")
+
+
+def rendered(text: str) -> str:
+    """The page with its generated parts written anew."""
+    return PART.sub(lambda match: f"{match[1]}{PARTS[match[2]]()}\n{match[3]}", text)
+
+
+def main(arguments: list[str]) -> int:
+    stale = []
+    for page in sorted(HERE.glob("*.md")):
+        old = page.read_text(encoding="utf-8")
+        new = rendered(old)
+        if new != old:
+            stale.append(page.name)
+            if "--check" not in arguments:
+                page.write_text(new, encoding="utf-8")
+    if stale:
+        print(f"{'out of date' if '--check' in arguments else 'rewritten'}: {', '.join(stale)}")
+    return int(bool(stale) and "--check" in arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
