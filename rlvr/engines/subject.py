@@ -109,6 +109,7 @@ async def open_subject(
                 runner=RolloutRunner(engine, renderer, env, grader),
                 notes=tuple(note for note in (renderer.notice, *task.notes) if note),
                 provenance={
+                    "checkpoint": loaded.path,
                     "template": renderer.name,
                     "env": subject.env,
                     "grading": grader.provenance(),

@@ -110,11 +110,13 @@ def default_path(task: str, split: str, model: str) -> Path:
 
 
 def fingerprint(model: str) -> str | None:
-    """Changes when the weights of a local folder do, so that two models are never mixed in one file; None for a hub name.
+    """Changes when the weights of a local folder (of a run: its newest checkpoint) do; None for a hub name.
 
-    Reads a few samples of every weight file, not all of it.
+    It keeps two models out of one file. Reads a few samples of every weight file, not all of it.
     """
-    folder = Path(model)
+    from rlvr.engines.load import newest_checkpoint
+
+    folder = Path(newest_checkpoint(str(Path(model).expanduser())))
     if not folder.is_dir():
         return None
     digest = hashlib.blake2b(digest_size=8)

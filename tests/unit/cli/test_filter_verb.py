@@ -85,6 +85,12 @@ def test_the_default_file_names_task_split_and_model() -> None:
     assert default_path("chains", "train", "Qwen/Qwen3-0.6B") == Path("runs/pass-rates/chains-train-Qwen-Qwen3-0.6B.jsonl")
 
 
+def test_a_run_folder_means_its_newest_checkpoint(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "checkpoints" / "step-000002")
+    (tmp_path / "checkpoints" / "step-000001").mkdir()
+    assert fingerprint(str(tmp_path)) == fingerprint(str(tiny_checkpoint))
+
+
 def test_hub_names_have_no_fingerprint(tiny_checkpoint: Path) -> None:
     assert fingerprint("Qwen/Qwen3-0.6B") is None
     assert fingerprint(str(tiny_checkpoint)) == fingerprint(str(tiny_checkpoint))
