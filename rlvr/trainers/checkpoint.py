@@ -26,7 +26,7 @@ def save_checkpoint(folder: Path, step: int, model: Any, tokenizer: Any, state: 
     target = folder / f"step-{step:06d}"
     if (target / _STATE).is_file():
         return target  # runs are deterministic: it holds the same
-    _clear_drafts(folder)
+    tidy(folder, keep=keep)
     draft = _draft(target)
     try:
         with (
@@ -49,20 +49,21 @@ def save_checkpoint(folder: Path, step: int, model: Any, tokenizer: Any, state: 
         raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+    tidy(folder, keep=keep)
+    return target
+
+
+def tidy(folder: Path, *, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints, and what killed processes left; only one trains in a run folder."""
     for old in checkpoints(folder)[:-keep]:
         # Out of the way first: a crash in the middle must not leave half of a checkpoint under the name of a whole one.
-        shutil.rmtree(old.replace(_draft(old)))
-    return target
+        old.replace(_draft(old))
+    for draft in folder.glob(".step-*.tmp"):
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _draft(checkpoint: Path) -> Path:
     return checkpoint.with_name(f".{checkpoint.name}.{os.getpid()}.tmp")
-
-
-def _clear_drafts(folder: Path) -> None:
-    """Remove what killed processes left; only one trains in a run folder."""
-    for draft in folder.glob(".step-*.tmp"):
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def checkpoints(folder: Path) -> list[Path]:

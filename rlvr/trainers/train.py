@@ -24,7 +24,7 @@ from rlvr.errors import CheckpointError, ConfigError, boundary
 from rlvr.evaluation.observer import Observer, SilentObserver
 from rlvr.evaluation.report import write_report
 from rlvr.trainers.algorithms import Algorithm, build
-from rlvr.trainers.checkpoint import check_space, checkpoints
+from rlvr.trainers.checkpoint import check_space, checkpoints, tidy
 from rlvr.trainers.distributed import World, join_world
 from rlvr.trainers.lora import with_adapter
 from rlvr.trainers.metrics import check_writers
@@ -157,6 +157,7 @@ def _session(recipe: Recipe, task: Task, folder: RunFolder, world: World, observ
         observer.note(f"continuing after step {session.step}, from {newest}")
     if world.is_main:
         folder.rewind(session.step)
+        tidy(folder.checkpoints, keep=recipe.checkpoint.keep)
     return session
 
 
