@@ -5,11 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from rlvr.errors import PluginError
 from rlvr.registry import Plugin, register
 from rlvr.types import Problem, Rollout, Verdict
+
+
+Grades: TypeAlias = Literal["answer", "form"]
 
 
 class VerifierFunction(Protocol):
@@ -26,6 +29,9 @@ class Verifier:
     time is linear in the response and no library parses the model's text: such a verifier runs in the trainer's
     process and costs microseconds. `warm_up` runs once in a worker before its first rollout, outside the limit:
     import heavy libraries there.
+
+    `grades` says what an audit may expect: of "answer" that a response without the right answer is never correct, of
+    "form" (layout, length, language) only what its golden cases say; None: by the kind of the gold answers.
     """
 
     name: str
@@ -33,6 +39,7 @@ class Verifier:
     isolated: bool = True
     version: str = "1"
     warm_up: Callable[[], None] | None = None
+    grades: Grades | None = None
 
     def __post_init__(self) -> None:
         functools.update_wrapper(self, self.function)
@@ -42,7 +49,12 @@ class Verifier:
 
 
 def verifier(
-    name: str, *, isolated: bool = True, version: str = "1", warm_up: Callable[[], None] | None = None
+    name: str,
+    *,
+    isolated: bool = True,
+    version: str = "1",
+    warm_up: Callable[[], None] | None = None,
+    grades: Grades | None = None,
 ) -> Callable[[Callable[..., Verdict]], Verifier]:
     """Make a function `(problem, rollout, *, settings...) -> Verdict` a verifier plugin called `name`.
 
@@ -51,7 +63,7 @@ def verifier(
     """
 
     def decorate(function: Callable[..., Verdict]) -> Verifier:
-        return register("verifiers", name)(Verifier(name, function, isolated, version, warm_up))
+        return register("verifiers", name)(Verifier(name, function, isolated, version, warm_up, grades))
 
     return decorate
 
