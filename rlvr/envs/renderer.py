@@ -55,8 +55,11 @@ class Renderer:
     def prompt_ids(self, messages: Sequence[Message]) -> tuple[int, ...]:
         """The tokens that ask the model to answer `messages[-1]`, with one BOS where the tokenizer uses one."""
         text = self._text(messages)
-        # A chat template writes its own BOS; the tokenizer must not add a second one.
-        return tuple(self._tokenizer.encode(text, add_special_tokens=self.name == "plain"))
+        if self.name != "plain":  # a template writes its own BOS; the tokenizer must not add a second one
+            return tuple(self._tokenizer.encode(text, add_special_tokens=False))
+        tokens = tuple(self._tokenizer.encode(text, add_special_tokens=True))
+        # Some tokenizers close every text with an end-of-sequence token: nothing would be left to answer.
+        return tokens[:-1] if tokens and tokens[-1] in self._end_ids() else tokens
 
     def parse(self, completion: Completion) -> Message:
         """The assistant's message: the sampled tokens as text, without the end-of-sequence token."""

@@ -46,9 +46,9 @@ class RolloutRunner:
         A failure of the infrastructure is recorded in `Rollout.error`, never raised: the siblings go on.
         """
         rollout = Rollout(problem, sample_index)
-        env = self._env()
         try:
             with boundary(RolloutError, f"rollout {sample_index} of problem {problem.id}"):
+                env = self._env()
                 try:
                     await self._converse(env, rollout, sampling, seed_parts)
                 finally:
