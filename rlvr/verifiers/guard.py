@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 MAX_DIGITS = 20_000  # decimal digits that a power or factorial may have
 MAX_NESTING = 40
 MAX_OPERATORS = 300
+MAX_CELLS = 16  # of a determinant
+MAX_COMPOUND_EXPONENT = 500  # of a base in brackets
 
+_OPEN_OPERATIONS = ("\\int", "\\sum", "\\prod", "\\lim")
 _POWER = re.compile(r"\^|\*\*")
-_FACTORIAL = re.compile(r"(\d{1,30})\s*[)}\]\s]*!")
-_BASE_BEFORE = re.compile(r"(\d+(?:\.\d+)?)[)}\]\s]*$")
+_FACTORIAL = re.compile(r"(\d{1,30})[)}\]\s]{0,20}!")
+_BASE_BEFORE = re.compile(r"(?:(?<![\d.])(\d+(?:\.\d+)?)\s*|[({\[]\s*(\d+(?:\.\d+)?)\s*(?:\\right)?\s*[)}\]]\s*)$")  # 9^ or (9)^
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+_LARGE_BINOMIAL = re.compile(r"\\[dt]?binom\s{0,4}(?:\{[^{}]{0,20}(?:\d{5}|\^)|\{[^{}]{0,40}\}\s{0,4}\{[^{}]{0,20}(?:\d{5}|\^))")
+_POWER_OF_FACTORIAL = re.compile(r"!\s{0,4}[)}\]]{0,8}\s{0,4}(?:\^|\*\*)")
 _OPERATORS = re.compile(r"[-+*/^=<>!]|\\[a-zA-Z]+")
 
 
@@ -33,7 +40,21 @@ def hazard(text: str) -> str | None:
         return f"{operators} operators; at most {MAX_OPERATORS} are read"
     if "!" in text and (reason := _large_factorial(text)):
         return reason
+    if text.count("&") > MAX_CELLS and ("\\det" in text or "vmatrix" in text):
+        return "a determinant that is too large to evaluate"
+    if _LARGE_BINOMIAL.search(text):
+        return "a binomial coefficient that is too large to evaluate"
+    if _POWER_OF_FACTORIAL.search(text):
+        return "a power of a factorial"
     return _large_power(text)
+
+
+def unfinished(gold: str, answer: str) -> str | None:
+    """Why `answer` is not a final answer: it leaves an operation open that the gold answer does not have."""
+    for command in _OPEN_OPERATIONS:
+        if command in answer and command not in gold:
+            return f"leaves {command} unevaluated"
+    return None
 
 
 def _large_factorial(text: str) -> str | None:
@@ -49,28 +70,27 @@ def _large_factorial(text: str) -> str | None:
 
 def _large_power(text: str) -> str | None:
     """Exponents are read from the right, so that a tower's upper part is known when its base is met."""
-    known: float | None = None  # the value of the power read last, and where its base began
+    known: float | None = None  # log10 of the power that was read last, and where its base began
     known_at = -1
     for operator in reversed(list(_POWER.finditer(text))):
         base = _BASE_BEFORE.search(text[max(0, operator.start() - 40) : operator.start()])
         exponent_text, end = _operand(text, operator.end())
-        has_letters = any(char.isalpha() for char in re.sub(r"\\[a-zA-Z]+", "", exponent_text))
         if operator.end() <= known_at < end and known is not None:
-            exponent = known
-        elif has_letters:
+            exponent = 10.0 ** min(known, 300.0)
+        elif any(char.isalpha() for char in _COMMAND.sub("", exponent_text)):
             known = None
             continue
         else:
             exponent = _magnitude(exponent_text)
-        mantissa = float(base[1][:300]) if base is not None else 10.0
-        digits = exponent * max(1.0, len(base[1]) if base is not None else 1.0) * (0.31 if mantissa <= 2 else 1.0)
-        if base is None and exponent <= 1_000:
+        if base is None:
+            if exponent > MAX_COMPOUND_EXPONENT and text[: operator.start()].rstrip()[-1:] in (")", "}", "]"):
+                return f"the power {exponent_text[:20]} of an expression is too large to evaluate"
             known = None  # x^2 or (a+b)^2
             continue
-        if digits > MAX_DIGITS and mantissa not in (0.0, 1.0):
+        digits = exponent * math.log10(max(float(base[1] or base[2]), 1.0))
+        if digits > MAX_DIGITS:
             return f"a power with about {digits:.0e} digits is too large to evaluate"
-        known = min(mantissa ** min(exponent, 300.0), 1e300) if mantissa <= 1e6 else 1e300
-        known_at = operator.start() - (len(base[0]) if base is not None else 0)
+        known, known_at = digits, operator.start() - len(base[0])
     return None
 
 
@@ -95,5 +115,5 @@ def _magnitude(text: str) -> float:
     """An upper bound on a letterless exponent: the product of its numbers, which a sum or product of them does not pass."""
     bound = 1.0
     for number in re.findall(r"\d+(?:\.\d+)?", text):
-        bound = min(bound * max(1.0, float(number[:300])), 1e300)
+        bound = min(bound * max(1.0, float(number[:200])), 1e100)
     return bound

@@ -9,7 +9,7 @@ from rlvr.types import JSON, Problem, Rollout, Verdict
 from rlvr.verifiers.base import verifier
 from rlvr.verifiers.exact import gold_number, number_within
 from rlvr.verifiers.extract import MATH_RULES, Extraction, Mode, find_answer
-from rlvr.verifiers.guard import hazard
+from rlvr.verifiers.guard import hazard, unfinished
 from rlvr.verifiers.numeric import Number, parse_number, same_number
 
 MAX_ANSWER_CHARS = 2_000
@@ -56,7 +56,7 @@ def _compare(problem: Problem, gold: str, found: Extraction) -> Verdict:
     decided = _compare_directly(gold, answer, found)
     if decided is not None:
         return decided
-    if (danger := hazard(answer)) is not None:
+    if (danger := hazard(answer) or unfinished(gold, answer)) is not None:
         return Verdict.incorrect(answer, danger)
     if (danger := hazard(gold)) is not None:
         return Verdict.error(f"gold answer of {problem.id} cannot be evaluated: {danger}")

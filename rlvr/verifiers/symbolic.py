@@ -18,6 +18,8 @@ with boundary(VerifierError, "'math' needs math-verify; pip install 'rlvr[math]'
     from sympy import Basic, Eq, Expr, MatrixBase, Rational, simplify, solve
     from sympy.core.relational import Relational
 
+    from rlvr.verifiers.refute import surely_differ
+
 RELATIVE_TOLERANCE = 1e-6
 
 # It logs the whole input on every trouble.
@@ -56,6 +58,8 @@ def compare(gold: str, answer: str) -> Comparison:
 def _compare_parsed(gold: list[Any], answer: list[Any]) -> Comparison:
     with boundary(VerifierError, "comparing"):
         gold, answer = [_last_value(item) for item in gold], [_last_value(item) for item in answer]
+        if (difference := surely_differ(gold[0], answer[0])) is not None:
+            return Comparison(False, difference)
         is_equal = verify(gold, answer, timeout_seconds=None)
         if is_equal and _are_far_apart(gold[0], answer[0]):
             return Comparison(False, "equal only after rounding")
