@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import IO, TYPE_CHECKING, Any
 
-from rlvr.errors import ConfigError, TaskError
+from rlvr.errors import ConfigError
 
 if TYPE_CHECKING:
     from rlvr.types import Rollout
@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit code 0 when the lines were graded, whatever the verdicts; 3 when the verifier failed on every one."""
     from rlvr.types import Outcome
+    from rlvr.verifiers.lines import verdict_line
     from rlvr.verifiers.runner import WeightedVerifier
     from rlvr.verifiers.stream import verify_stream
 
@@ -89,56 +90,13 @@ def read_rollouts(lines: IO[str], name: str, ids: deque[Any]) -> Iterator[Rollou
     Raises:
         TaskError: a line is not what is expected; the text has its number.
     """
+    from rlvr.verifiers.lines import read_line
+
     for number, line in enumerate(lines, 1):
         if line.strip():
-            row = _parse(line, f"{name}:{number}")
-            rollout = _rollout(row, f"{name}:{number}")
-            ids.append(row["id"])
+            identity, rollout = read_line(line, f"{name}:{number}")
+            ids.append(identity)
             yield rollout
-
-
-def verdict_line(identity: Any, rollout: Rollout) -> dict[str, Any]:
-    """The output line of a graded rollout."""
-    verdict = next(iter(rollout.verdicts.values()))
-    return {
-        "id": identity,
-        "outcome": verdict.outcome.value,
-        "score": verdict.score,
-        "extracted": verdict.extracted,
-        "reason": verdict.reason,
-        "elapsed_s": round(verdict.elapsed_s, 6),
-    }
-
-
-def _parse(line: str, where: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise TaskError(f"{where} is not JSON: {error}") from error
-    if not isinstance(row, dict):
-        raise TaskError(f"{where} is a {type(row).__name__}, not an object")
-    for key in ("id", "answer", "response"):
-        if key not in row:
-            raise TaskError(f"{where} has no {key!r}; it has {', '.join(row) or 'nothing'}")
-    if not isinstance(row["response"], str):
-        raise TaskError(f"{where}: response is {type(row['response']).__name__}, not text")
-    return row
-
-
-def _rollout(row: Mapping[str, Any], where: str) -> Rollout:
-    from rlvr.types import Message, Problem, Rollout
-
-    prompt, metadata = row.get("prompt", ""), row.get("metadata") or {}
-    if not isinstance(metadata, dict):
-        raise TaskError(f"{where}: metadata is {type(metadata).__name__}, not an object")
-    if isinstance(prompt, str):
-        messages: tuple[Message, ...] = (Message("user", prompt),) if prompt else ()
-    elif isinstance(prompt, list) and all(isinstance(item, dict) and {"role", "content"} <= item.keys() for item in prompt):
-        messages = tuple(Message(str(item["role"]), str(item["content"])) for item in prompt)
-    else:
-        raise TaskError(f"{where}: prompt is neither text nor a list of {{'role', 'content'}}")
-    problem = Problem(str(row["id"]), messages, row["answer"], metadata)
-    return Rollout.from_response(problem, row["response"], truncated=bool(row.get("truncated", False)))
 
 
 def _open(name: str) -> contextlib.AbstractContextManager[IO[str]]:
