@@ -8,7 +8,7 @@ import re
 MAX_DIGITS = 20_000  # decimal digits that a power or factorial may have
 MAX_NESTING = 40
 MAX_OPERATORS = 300
-MAX_CELLS = 16  # of a determinant
+MAX_CELLS = 16  # of a determinant or an inverse
 MAX_COMPOUND_EXPONENT = 500  # of a base in brackets
 
 _OPEN_OPERATIONS = ("\\int", "\\sum", "\\prod", "\\lim")
@@ -40,8 +40,8 @@ def hazard(text: str) -> str | None:
         return f"{operators} operators; at most {MAX_OPERATORS} are read"
     if "!" in text and (reason := _large_factorial(text)):
         return reason
-    if text.count("&") > MAX_CELLS and ("\\det" in text or "vmatrix" in text):
-        return "a determinant that is too large to evaluate"
+    if text.count("&") > MAX_CELLS and any(mark in text for mark in ("\\det", "vmatrix", "^{-1}", "^-1")):
+        return "a determinant or inverse that is too large to evaluate"
     if _LARGE_BINOMIAL.search(text):
         return "a binomial coefficient that is too large to evaluate"
     if _POWER_OF_FACTORIAL.search(text):
