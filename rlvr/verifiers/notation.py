@@ -28,7 +28,7 @@ def to_latex(text: str) -> str:
     r"""LaTeX for `text`, which may be LaTeX already.
 
     >>> to_latex("7*sin(pi*x/5) + 2**10")
-    '7\\cdot \\sin(\\pi \\cdot x/5) + 2^{10}'
+    '7\\cdot \\sin(\\pi\\cdot x/5) + 2^{10}'
     >>> to_latex("√2")
     '\\sqrt{2}'
     """
