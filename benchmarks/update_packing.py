@@ -104,9 +104,8 @@ def main() -> None:
         times["packed"].append(cpu_seconds(lambda: packed(policy, *inputs), parameters))
     real, total = int(sizes.sum()), input_ids.numel()
     medians = {side: statistics.median(values) for side, values in times.items()}
-    print(
-        f"{sum(p.numel() for p in parameters) / 1e6:.2f}M parameters, {SEQUENCES} sequences, {real} real of {total} padded tokens, {args.threads} thread(s)"
-    )
+    millions = sum(p.numel() for p in parameters) / 1e6
+    print(f"{millions:.2f}M parameters, {SEQUENCES} sequences, {real} real of {total} padded tokens, {args.threads} thread(s)")
     print(f"gradients differ by {difference:.1e} (relative)")
     for side, seconds in medians.items():
         print(f"{side}: {seconds:.3f} CPU s, {real / seconds:,.0f} real tokens per CPU second")

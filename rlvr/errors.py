@@ -1,17 +1,17 @@
 """Every error that rlvr raises, and the one place that turns foreign exceptions into them.
 
-    RlvrError
-    ├── ConfigError       a setting is wrong: names the key, the value and what is allowed
-    ├── PluginError       a plugin is missing, ambiguous or broken
-    ├── TaskError         a task, an adapter or a row is wrong: task, split, row id
-    ├── RolloutError      infrastructure failed during one rollout; its siblings go on
-    │   ├── EngineError
-    │   ├── ToolError
-    │   └── SandboxError
-    ├── VerifierError     our grading failed; recorded as a verdict without a score
-    ├── CheckpointError   a model or checkpoint cannot be read or written
-    ├── TrainingError     the update cannot go on (NaN loss, too many unscored rollouts)
-    └── EvaluationError   a measurement cannot be trusted (too many unscored rollouts)
+RlvrError
+├── ConfigError       a setting is wrong: names the key, the value and what is allowed
+├── PluginError       a plugin is missing, ambiguous or broken
+├── TaskError         a task, an adapter or a row is wrong: task, split, row id
+├── RolloutError      infrastructure failed during one rollout; its siblings go on
+│   ├── EngineError
+│   ├── ToolError
+│   └── SandboxError
+├── VerifierError     our grading failed; recorded as a verdict without a score
+├── CheckpointError   a model or checkpoint cannot be read or written
+├── TrainingError     the update cannot go on (NaN loss, too many unscored rollouts)
+└── EvaluationError   a measurement cannot be trusted (too many unscored rollouts)
 """
 
 from __future__ import annotations

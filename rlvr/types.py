@@ -156,7 +156,7 @@ class Stop(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """A token run that only ever grew: `token_ids[T]`, `loss_mask[T]` (True on sampled tokens), `sampling_logprobs[T]` (0 elsewhere)."""
+    """A token run that only ever grew: `token_ids[T]`, `loss_mask[T]` (sampled tokens), `sampling_logprobs[T]` (0 on others)."""
 
     token_ids: tuple[int, ...]
     loss_mask: tuple[bool, ...]
