@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rlvr.trainers import algorithms
     from rlvr.trainers.train import train
     from rlvr.types import Completion, Group, Message, Outcome, Problem, Rollout, Segment, Turn, Verdict
+    from rlvr.verifiers.api import grade
     from rlvr.verifiers.base import verifier
 
 __version__ = "0.1.0"
@@ -29,6 +30,7 @@ _HOME = {
     "RolloutConfig": "rlvr.config",
     "OptimConfig": "rlvr.config",
     "verifier": "rlvr.verifiers.base",
+    "grade": "rlvr.verifiers.api",
     "evaluate": "rlvr.evaluation.evaluate",
     "train": "rlvr.trainers.train",
     "algorithms": "rlvr.trainers.algorithms",
@@ -37,7 +39,7 @@ _HOME = {
 
 __all__ = [
     "Completion", "Group", "Message", "OptimConfig", "Outcome", "Problem", "Rollout", "RolloutConfig", "Segment",
-    "Turn", "Verdict", "algorithms", "evaluate", "train", "verifier",
+    "Turn", "Verdict", "algorithms", "evaluate", "grade", "train", "verifier",
 ]  # fmt: skip
 
 

@@ -103,7 +103,7 @@ class Worker:
             # Not reaped before this line, so that the group id can not have gone to someone else.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.process.pid, signal.SIGKILL)
-        self._loop.remove_reader(self._output)
+            self._loop.remove_reader(self._output)  # not in a forked child: the selector is shared with the parent
         os.close(self._output)
         self._socket.close()
 
