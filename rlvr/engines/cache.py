@@ -66,14 +66,18 @@ class SlotCache:
         self.keys[layer][slots, :, :length] = keys
         self.values[layer][slots, :, :length] = values
 
-    def advance(self, rows: int) -> Tensor:
-        """Open the next position of the first `rows` rows; returns where `append` writes, [rows * kv_heads]."""
-        position = self.lengths[:rows]
-        self.mask[:rows].scatter_(3, position[:, None, None, None].expand(rows, self._kv_heads, 1, 1), 0.0)
+    def advance(self, active: int, rows: int) -> tuple[Tensor, Tensor]:
+        """Open the next position of the `active` first rows, and position 0 of the idle slots up to `rows`.
+
+        Returns those positions [rows], and where `append` writes [rows * kv_heads].
+        """
+        self.lengths[active:rows] = 0
+        positions = self.lengths[:rows].clone()
+        self.mask[:rows].scatter_(3, positions[:, None, None, None].expand(rows, self._kv_heads, 1, 1), 0.0)
         heads = torch.arange(rows * self._kv_heads, device=self._device).view(rows, self._kv_heads)
-        index = heads * self.capacity + position[:, None]
+        index = heads * self.capacity + positions[:, None]
         self.lengths[:rows] += 1
-        return index.view(-1)
+        return positions, index.view(-1)
 
     def append(self, layer: int, index: Tensor, keys: Tensor, values: Tensor) -> None:
         """Write one position of each row, [rows * kv_heads, head_dim], where `advance` said."""

@@ -13,6 +13,10 @@ from rlvr.engines.cache import SlotCache
 from rlvr.engines.weights import LlamaWeights, check_family
 
 _PREFILL_TOKENS = 16384  # padded tokens in one prefill forward
+# Matrix products choose their kernels by shape, and kernels differ in the last bit. On multiples of these no shape that the
+# batch decides makes a difference: on the CPU a row's numbers are then the same, bit for bit, whatever its neighbours are.
+_ROW_BLOCK = 8
+_LENGTH_BLOCK = 16
 
 
 class Decoder(Protocol):
@@ -94,19 +98,23 @@ class LlamaDecoder:
     ) -> Tensor:
         lengths = [len(prompts[index]) for index in prompt_of_row]
         final = max(length + limit for length, limit in zip(lengths, limits, strict=True))
-        self._cache.reserve(first + len(lengths), max(lengths) + 1, final)
+        rows, longest = _rounded(first + len(lengths), _ROW_BLOCK), _rounded(max(lengths), _LENGTH_BLOCK)
+        self._cache.reserve(rows, longest, _rounded(final, _LENGTH_BLOCK))
         self._cache.start(first, torch.tensor(lengths, device=self._device))
         owners = torch.tensor(prompt_of_row, device=self._device)
-        hidden = torch.empty(len(prompts), self._weights.embedding.shape[1], dtype=self._dtype, device=self._device)
+        hidden = torch.zeros(
+            _rounded(len(prompts), _ROW_BLOCK), self._weights.embedding.shape[1], dtype=self._dtype, device=self._device
+        )
         for batch in _batches_by_length(prompts):
             self._prefill_batch(first, [prompts[index] for index in batch], batch, owners, hidden)
         return self._logits(hidden)[owners]
 
     def decode(self, tokens: Tensor, longest: int) -> Tensor:
-        cache, rows = self._cache, tokens.shape[0]
+        cache, active = self._cache, tokens.shape[0]
+        rows, longest = _rounded(active, _ROW_BLOCK), _rounded(longest, _LENGTH_BLOCK)
         cache.reserve(rows, longest, longest)
-        positions = cache.lengths[:rows].clone()
-        index = cache.advance(rows)
+        tokens = F.pad(tokens, (0, rows - active))
+        positions, index = cache.advance(active, rows)
         mask = cache.mask[:rows, ..., :longest].flatten(0, 1)
         grouped = (rows * self._kv_heads, self._heads // self._kv_heads, self._head_dim)
 
@@ -119,7 +127,7 @@ class LlamaDecoder:
             weights = scores.softmax(-1, dtype=torch.float32).to(self._dtype)
             return torch.bmm(weights, past_values)
 
-        return self._logits(self._forward(tokens, positions, longest, attend))
+        return self._logits(self._forward(tokens, positions, longest, attend))[:active]
 
     def move(self, sources: Sequence[int], targets: Sequence[int], rows: int, longest: int) -> None:
         if sources:
@@ -134,7 +142,7 @@ class LlamaDecoder:
 
     def _prefill_batch(self, first: int, prompts: list[Sequence[int]], batch: list[int], owners: Tensor, hidden: Tensor) -> None:
         """Run prompts of similar length, padded on the right; causal attention keeps the padding out of what is real."""
-        count, width = len(prompts), max(map(len, prompts))
+        count, width = len(prompts), _rounded(max(map(len, prompts)), _LENGTH_BLOCK)
         tokens = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=self._device)
         positions = torch.arange(width, device=self._device).repeat(count)
         which = torch.tensor(batch, device=self._device)
@@ -197,6 +205,10 @@ class LlamaDecoder:
             angles = positions[:, None] * self._frequencies
             self._rope = torch.polar(torch.full_like(angles, self._rope_scaling), angles)
         return self._rope
+
+
+def _rounded(count: int, block: int) -> int:
+    return -(-count // block) * block
 
 
 def _batches_by_length(prompts: Sequence[Sequence[int]]) -> list[list[int]]:

@@ -187,21 +187,22 @@ class NativeEngine:
                 if state != GOES_ON:
                     finished[row] = FinishReason.STOP if state == ENDED else FinishReason.LENGTH
         if self._has_stops:
-            for row, token in enumerate(tokens, start=first):
-                if self._rows[row].sampling.stop and self._completes_stop(row, token):
-                    finished[row] = FinishReason.STOP
+            finished.update((row, FinishReason.STOP) for row in self._stopped(first, tokens))
         if finished:
             self._finish(finished)
 
-    def _completes_stop(self, row: int, token: int) -> bool:
-        stops, request = self._stops, self._rows[row]
-        assert stops is not None
-        stop = request.sampling.stop
-        if not stops.may_complete(token, stop):
-            return False
-        count = self._count(request)
-        [tail] = self._table.tokens([row], max(0, count - stops.window(stop)), count)
-        return stops.is_complete(tail, stop)
+    def _stopped(self, first: int, tokens: list[int]) -> list[int]:
+        """The rows from `first` on whose newest token completes a stop string."""
+        finder, stop_of = self._stops, {row: self._rows[row].sampling.stop for row in range(first, len(self._rows))}
+        assert finder is not None
+        rows = [row for row, stop in stop_of.items() if stop and finder.may_complete(tokens[row - first], stop)]
+        if not rows:
+            return []
+        counts = [self._count(self._rows[row]) for row in rows]
+        starts = [max(0, count - finder.window(stop_of[row])) for row, count in zip(rows, counts, strict=True)]
+        drawn = self._table.tokens(rows, min(starts), max(counts))
+        tails = [ids[start - min(starts) : count - min(starts)] for ids, start, count in zip(drawn, starts, counts, strict=True)]
+        return [row for row, tail in zip(rows, tails, strict=True) if finder.is_complete(tail, stop_of[row])]
 
     def _finish(self, finished: dict[int, FinishReason]) -> None:
         rows = sorted(finished)
