@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
 from rlvr.errors import PluginError
 from rlvr.registry import Plugin, register
-from rlvr.types import Problem, Rollout, Verdict
+from rlvr.types import JSON, Problem, Rollout, Verdict
 
-
-Grades: TypeAlias = Literal["answer", "form"]
+Grades: TypeAlias = Literal["answer", "form", "opinion"]
 
 
 class VerifierFunction(Protocol):
     """Grades one rollout. Keyword-only parameters are the verifier's settings; recipes set them under `args`."""
 
     def __call__(self, problem: Problem, rollout: Rollout, /, **settings: Any) -> Verdict: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Nested:
+    """A verifier inside the settings of another, by name or reference, with its own settings."""
+
+    reference: str
+    settings: Mapping[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -31,7 +38,11 @@ class Verifier:
     import heavy libraries there.
 
     `grades` says what an audit may expect: of "answer" that a response without the right answer is never correct, of
-    "form" (layout, length, language) only what its golden cases say; None: by the kind of the gold answers.
+    "form" (layout, length, language) only what its golden cases say; None: by the kind of the gold answers. "opinion" is not
+    verifiable: a judge or a reward model, which no rule decides.
+
+    `nested` names the verifiers that these settings make this one call. Such a verifier runs in a worker only if one of
+    those is isolated; they are checked and loaded with it.
     """
 
     name: str
@@ -40,6 +51,7 @@ class Verifier:
     version: str = "1"
     warm_up: Callable[[], None] | None = None
     grades: Grades | None = None
+    nested: Callable[[Mapping[str, JSON]], Sequence[Nested]] | None = None
 
     def __post_init__(self) -> None:
         functools.update_wrapper(self, self.function)
@@ -55,6 +67,7 @@ def verifier(
     version: str = "1",
     warm_up: Callable[[], None] | None = None,
     grades: Grades | None = None,
+    nested: Callable[[Mapping[str, JSON]], Sequence[Nested]] | None = None,
 ) -> Callable[[Callable[..., Verdict]], Verifier]:
     """Make a function `(problem, rollout, *, settings...) -> Verdict` a verifier plugin called `name`.
 
@@ -63,7 +76,7 @@ def verifier(
     """
 
     def decorate(function: Callable[..., Verdict]) -> Verifier:
-        return register("verifiers", name)(Verifier(name, function, isolated, version, warm_up, grades))
+        return register("verifiers", name)(Verifier(name, function, isolated, version, warm_up, grades, nested))
 
     return decorate
 

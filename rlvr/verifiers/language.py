@@ -81,8 +81,8 @@ _SCRIPTS: dict[str, frozenset[str]] = {
 }
 _LATIN = frozenset({"LATIN"})
 _UNSPACED = _KANA | {"CJK", "THAI", "LAO", "KHMER", "MYANMAR"}
-# Scripts that only one of the detector's languages uses need no detector.
-_OWN_SCRIPT = frozenset(language for language, scripts in _SCRIPTS.items() if list(_SCRIPTS.values()).count(scripts) == 1)
+# Scripts that only one of the detector's languages uses need no detector; Japanese shares its characters with Chinese.
+_OWN_SCRIPT = frozenset(name for name, scripts in _SCRIPTS.items() if list(_SCRIPTS.values()).count(scripts) == 1) - {"ja"}
 
 _lock = threading.Lock()  # guards the loading of the model; the loaded model is only ever read
 _identifier: Any = None

@@ -18,6 +18,8 @@ from rlvr.verifiers.compose import breakdown, weighted_reward
 from rlvr.verifiers.pool import WorkerPool
 from rlvr.verifiers.settings import check_settings
 
+MAX_NESTING = 8
+
 
 @dataclass(frozen=True, slots=True)
 class WeightedVerifier:
@@ -35,6 +37,8 @@ class _Part:
     reference: str
     weight: float
     settings: Mapping[str, JSON]
+    is_isolated: bool
+    loads: tuple[str, ...]  # references that a worker imports for this part: its own and those nested in it
 
 
 class Grader:
@@ -72,7 +76,7 @@ class Grader:
     @property
     def has_isolated(self) -> bool:
         """Whether any verifier runs in worker processes."""
-        return any(part.verifier.isolated for part in self._parts)
+        return any(part.is_isolated for part in self._parts)
 
     def provenance(self) -> dict[str, dict[str, JSON]]:
         """For each key of `rollout.verdicts`: which verifier it was, in which version, with which weight and settings."""
@@ -118,7 +122,7 @@ class Grader:
         await self.close()
 
     async def _verdicts(self, rollout: Rollout) -> dict[str, Verdict]:
-        isolated = [part for part in self._parts if part.verifier.isolated]
+        isolated = [part for part in self._parts if part.is_isolated]
         found: dict[str, Verdict] = {}
         if len(isolated) == 1:
             found[isolated[0].key] = await self._grade_isolated(isolated[0], rollout)
@@ -127,7 +131,7 @@ class Grader:
                 tasks = {part.key: group.create_task(self._grade_isolated(part, rollout)) for part in isolated}
             found = {key: task.result() for key, task in tasks.items()}
         return {
-            part.key: found[part.key] if part.verifier.isolated else call_verifier(part.verifier, rollout, part.settings)
+            part.key: found[part.key] if part.is_isolated else call_verifier(part.verifier, rollout, part.settings)
             for part in self._parts
         }
 
@@ -137,7 +141,7 @@ class Grader:
     def _workers(self) -> WorkerPool:
         loop = asyncio.get_running_loop()
         if self._pool is None:
-            references = [part.reference for part in self._parts if part.verifier.isolated]
+            references = [reference for part in self._parts if part.is_isolated for reference in part.loads]
             self._loop, self._pool = loop, WorkerPool(list(dict.fromkeys(references)), **self._limits)  # type: ignore[arg-type]
         if self._loop is not loop:
             raise VerifierError("this Grader belongs to another event loop; make one Grader for each asyncio.run")
@@ -152,16 +156,31 @@ def _resolve_all(verifiers: Sequence[WeightedVerifier]) -> tuple[_Part, ...]:
         verifier = as_verifier(plugin)
         if isinstance(weighted.weight, bool) or not math.isfinite(weighted.weight):
             raise ConfigError(f"verifier {verifier.name!r} has weight {weighted.weight}; a weight is a finite number")
-        check_settings(verifier, weighted.settings)
-        if verifier.isolated:
-            _check_reachable(plugin)
+        family = _family(plugin, verifier, weighted.settings)
+        is_isolated = any(member.isolated for _, member in family if member.nested is None)
+        for member, _ in family if is_isolated else ():
+            _check_reachable(member)
         key, count = verifier.name, 1
         while key in keys:
             count += 1
             key = f"{verifier.name}#{count}"
         keys.add(key)
-        parts.append(_Part(key, verifier, plugin.reference, float(weighted.weight), dict(weighted.settings)))
+        loads = tuple(member.reference for member, _ in family)
+        settings = dict(weighted.settings)
+        parts.append(_Part(key, verifier, plugin.reference, float(weighted.weight), settings, is_isolated, loads))
     return tuple(parts)
+
+
+def _family(plugin: Plugin, verifier: Verifier, settings: Mapping[str, JSON], depth: int = 0) -> list[tuple[Plugin, Verifier]]:
+    """A verifier and all that its settings nest in it, with every setting checked."""
+    if depth > MAX_NESTING:
+        raise ConfigError(f"verifier {verifier.name!r} is nested more than {MAX_NESTING} deep")
+    check_settings(verifier, settings)
+    family = [(plugin, verifier)]
+    for child in verifier.nested(settings) if verifier.nested is not None else ():
+        found = resolve("verifiers", child.reference)
+        family += _family(found, as_verifier(found), child.settings, depth + 1)
+    return family
 
 
 def _check_reachable(plugin: Plugin) -> None:
