@@ -82,7 +82,10 @@ def result_of(run: Path) -> dict[str, Any]:
         "weights": (newest / "model.safetensors").read_bytes(),
         "trainer's state": plain(load_state(newest)),
         "metrics": [without_times(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()],
-        "rollouts": {path.name: [without_times(json.loads(row)) for row in gzip.open(path)] for path in stored},
+        "rollouts": {
+            path.name: [without_times(json.loads(row)) for row in gzip.decompress(path.read_bytes()).splitlines()]
+            for path in stored
+        },
         "evaluations": {p.name: without_times(json.loads(p.read_text())) for p in run.glob("evaluations/*.json")},
         "summary": without_times(json.loads((run / "summary.json").read_text().replace(str(run), "RUN"))),
     }
