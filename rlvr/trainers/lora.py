@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import warnings
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,26 @@ from rlvr.errors import CheckpointError, ConfigError, boundary
 from rlvr.seeding import seed as derive_seed
 
 
+def check_adapter(settings: ModelConfig) -> None:
+    """
+    Raises:
+        ConfigError: an adapter was asked for, but peft is not installed.
+    """
+    if settings.lora_rank and importlib.util.find_spec("peft") is None:
+        raise ConfigError(f"load.lora_rank = {settings.lora_rank}, but peft is not installed: pip install 'rlvr[lora]'")
+
+
 def with_adapter(model: Any, settings: ModelConfig, seed: int, checkpoint: Path | None) -> Any:
     """The model with a trainable LoRA adapter: a fresh one, or that of a checkpoint.
 
     Source: LoRA, arXiv:2106.09685.
 
     Raises:
-        ConfigError: peft is not installed, or the target modules do not exist in this model.
+        ConfigError: the target modules do not exist in this model.
         CheckpointError: the checkpoint holds no adapter.
     """
-    try:
-        from peft import LoraConfig, PeftModel, get_peft_model
-    except ImportError as error:
-        raise ConfigError("load.lora_rank is set, but peft is not installed: pip install 'rlvr[lora]'") from error
+    from peft import LoraConfig, PeftModel, get_peft_model
+
     if checkpoint is not None:
         with boundary(CheckpointError, f"the adapter in {checkpoint} cannot be loaded"):
             return PeftModel.from_pretrained(model, checkpoint, is_trainable=True).float()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from rlvr.config import RunConfig
@@ -17,9 +17,10 @@ from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.evaluator import MAIN, Evaluator, gains, without_results
 from rlvr.trainers.learner import Learner, Reference
 from rlvr.trainers.loop import RlLoop
-from rlvr.trainers.plan import check_context, sampling_of, training_problems
+from rlvr.trainers.plan import check_context, sampling_of
 from rlvr.trainers.rollouts import Collector
 from rlvr.trainers.session import Session
+from rlvr.types import Problem
 from rlvr.verifiers.runner import Grader, WeightedVerifier
 
 
@@ -40,13 +41,13 @@ class ReinforcementRun:
         session: Session,
         recipe: RunConfig,
         task: Task,
+        problems: Sequence[Problem],
         algorithm: Algorithm,
         observer: Observer,
         initial: Callable[[], LoadedModel],
     ) -> None:
         sampling = sampling_of(recipe)
         algorithm = algorithm.bind(max_tokens=sampling.max_tokens)
-        problems = training_problems(recipe, task)
         self._session, self._recipe = session, recipe
         self._grader = Grader([WeightedVerifier(v.name, v.weight, v.args) for v in recipe.verifiers or ()])
         self._engine = _engine(session, recipe)

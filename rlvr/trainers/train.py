@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ from rlvr.evaluation.report import write_report
 from rlvr.trainers.algorithms import Algorithm, build
 from rlvr.trainers.checkpoint import check_space, checkpoints, tidy
 from rlvr.trainers.distributed import World, join_world
-from rlvr.trainers.lora import with_adapter
+from rlvr.trainers.lora import check_adapter, with_adapter
 from rlvr.trainers.metrics import check_writers
 from rlvr.trainers.optimizer import learning_rate
 from rlvr.trainers.plan import arithmetic, check_recipe, training_problems
@@ -34,6 +34,7 @@ from rlvr.trainers.rundir import RunFolder, default_path, write_text
 from rlvr.trainers.session import Session
 from rlvr.trainers.sft import SupervisedRun
 from rlvr.trainers.tiny import tiny_model
+from rlvr.types import Problem
 
 NEW_TINY = "new:tiny"
 
@@ -110,13 +111,15 @@ def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: boo
     task = load_task(recipe.task, recipe.task_args)
     recipe = check_recipe(recipe, task, algorithm)
     check_writers(recipe.wandb)
+    check_adapter(recipe.load)
+    problems = training_problems(recipe, task) if isinstance(recipe, RunConfig) else []
     world = join_world(recipe.load.device)
     if not world.is_main:
         observer = SilentObserver()
     elif is_new:
         folder.check_is_new()
     session = _session(recipe, task, folder, world, observer)
-    run = _prepare(session, recipe, task, algorithm, observer)
+    run = _prepare(session, recipe, task, problems, algorithm, observer)
     # Last of all checks, so that a run that cannot start leaves nothing behind.
     if is_new and world.is_main:
         RunFolder.create(folder.path, _with_threads(recipe))
@@ -134,7 +137,12 @@ def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: boo
 
 
 def _prepare(
-    session: Session, recipe: Recipe, task: Task, algorithm: Algorithm | None, observer: Observer
+    session: Session,
+    recipe: Recipe,
+    task: Task,
+    problems: Sequence[Problem],
+    algorithm: Algorithm | None,
+    observer: Observer,
 ) -> Callable[[], Coroutine[Any, Any, None]]:
     if isinstance(recipe, SftConfig):
         return SupervisedRun(session, recipe, task, observer).run
@@ -142,7 +150,7 @@ def _prepare(
 
     assert algorithm is not None
     initial = functools.partial(_load, recipe, task, None, session.world)
-    return ReinforcementRun(session, recipe, task, algorithm, observer, initial).run
+    return ReinforcementRun(session, recipe, task, problems, algorithm, observer, initial).run
 
 
 def _session(recipe: Recipe, task: Task, folder: RunFolder, world: World, observer: Observer) -> Session:
