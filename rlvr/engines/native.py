@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import torch
 
-from rlvr.engines.rows import BROKEN, ENDED, GOES_ON, RowTable
+from rlvr.engines.rows import NOT_A_TOKEN, RowTable
 from rlvr.engines.select import choose_decoder
 from rlvr.engines.stops import StopFinder
 from rlvr.errors import EngineError, boundary
@@ -71,12 +71,13 @@ class NativeEngine:
         with boundary(EngineError, f"preparing {type(model).__name__} for generation"):
             self._decoder = choose_decoder(model, dtype=_DTYPES[precision], max_context=self.max_context)
         self.decoder_name = self._decoder.name
-        self._table = RowTable(next(model.parameters()).device, self.eos_ids)
+        self._table = RowTable(next(model.parameters()).device)
         self._waiting: deque[_Request] = deque()
         self._rows: list[_Request] = []  # in slot order
         self._clock = 0  # decode steps so far
         self._reach = 0  # the longest row's length minus the clock
         self._oldest = 0  # the earliest `born`
+        self._next_full = 0  # the clock when a row reaches its limit
         self._has_stops = False
         self._has_cancelled = False
         self._server: asyncio.Task[None] | None = None
@@ -173,19 +174,21 @@ class NativeEngine:
         self._rows += entering
         self._survey()
         limits = [request.limit for request in entering]
-        self._table.append([request.sampling for request in entering], limits)
+        self._table.append([request.sampling for request in entering])
         self._draw(first, self._decoder.prefill(first, list(prompts), prompt_of_row, limits))
 
     def _draw(self, first: int, logits: torch.Tensor) -> None:
         """Sample for the rows from `first` on and let the finished ones go."""
-        states, tokens = self._table.draw(first, logits, self._clock - self._oldest + 1)
+        tokens = self._table.draw(first, logits, self._clock - self._oldest + 1)
+        if NOT_A_TOKEN in tokens:
+            raise EngineError("the model's logits are NaN; its weights have diverged (lower optim.lr) or are damaged")
         finished: dict[int, FinishReason] = {}
-        if any(states):
-            if BROKEN in states:
-                raise EngineError("the model's logits are NaN; its weights have diverged (lower optim.lr) or are damaged")
-            for row, state in enumerate(states, start=first):
-                if state != GOES_ON:
-                    finished[row] = FinishReason.STOP if state == ENDED else FinishReason.LENGTH
+        if self._clock >= self._next_full:
+            for row, request in enumerate(self._rows[first:], start=first):
+                if self._count(request) >= request.limit:
+                    finished[row] = FinishReason.LENGTH
+        if not self.eos_ids.isdisjoint(tokens):
+            finished.update((row, FinishReason.STOP) for row, token in enumerate(tokens, start=first) if token in self.eos_ids)
         if self._has_stops:
             finished.update((row, FinishReason.STOP) for row in self._stopped(first, tokens))
         if finished:
@@ -249,6 +252,7 @@ class NativeEngine:
         """Read off the rows what every step needs, whenever they change."""
         self._reach = max((len(request.prompt) - request.born for request in self._rows), default=0)
         self._oldest = min((request.born for request in self._rows), default=self._clock)
+        self._next_full = min((request.born + request.limit - 1 for request in self._rows), default=0)
         self._has_stops = any(request.sampling.stop for request in self._rows)
 
     def _leave_dead_loop(self) -> None:

@@ -2,48 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from rlvr.engines.sampler import SamplingColumns, mixed, sample, uniforms
+from rlvr.engines.sampler import PLAIN, SamplingColumns, mixed, sample, uniforms
 from rlvr.types import Sampling
 
-GOES_ON, ENDED, FULL, BROKEN = range(4)  # a row after a draw: on; end of sequence; at its limit; NaN logits
-_STREAM, _COUNT, _LIMIT = range(3)
+NOT_A_TOKEN = -1  # drawn from NaN logits
+_STREAM, _COUNT = range(2)
 _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = range(4)
 
 
 class RowTable:
     """Rows 0..n-1 in slot order. One copy to the host for each step, whatever the number of rows."""
 
-    def __init__(self, device: torch.device, eos_ids: Collection[int]) -> None:
+    def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._eos_ids = torch.tensor(sorted(eos_ids), dtype=torch.long, device=device)
         self.clear()
 
     def clear(self) -> None:
         self._settings: list[Sampling] = []
-        self._integers = torch.zeros(0, 3, dtype=torch.long, device=self._device)
+        self._integers = torch.zeros(0, 2, dtype=torch.long, device=self._device)
         self._floats = torch.zeros(0, 4, dtype=torch.float64, device=self._device)
         self._tokens = torch.zeros(0, 0, dtype=torch.long, device=self._device)
         self._logprobs = torch.zeros(0, 0, device=self._device)
         self._columns: SamplingColumns | None = None
+        self._is_plain = True
 
     def __len__(self) -> int:
         return len(self._settings)
 
-    def append(self, settings: Sequence[Sampling], limits: Sequence[int]) -> None:
-        """New rows that may sample `limits` tokens each."""
-        integers = [[_signed(s.seed), 0, limit] for s, limit in zip(settings, limits, strict=True)]
-        added = torch.tensor(integers, dtype=torch.long, device=self._device)
+    def append(self, settings: Sequence[Sampling]) -> None:
+        """New rows, one for each of `settings`."""
+        added = torch.tensor([[_signed(s.seed), 0] for s in settings], dtype=torch.long, device=self._device)
         added[:, _STREAM] = mixed(added[:, _STREAM])
         floats = [[s.temperature, s.top_k, s.top_p, s.min_p] for s in settings]
         self._integers = torch.cat([self._integers[: len(self)], added])
         self._floats = torch.cat([self._floats[: len(self)], torch.tensor(floats, dtype=torch.float64, device=self._device)])
         self._settings += settings
         self._columns = None
+        self._is_plain = self._is_plain and all(map(_is_plain, settings))
         self._reserve(len(self), 16)
 
     def last_tokens(self) -> Tensor:
@@ -51,10 +51,10 @@ class RowTable:
         rows = len(self)
         return self._tokens[:rows].gather(1, self._integers[:rows, _COUNT, None] - 1)[:, 0]
 
-    def draw(self, first: int, logits: Tensor, most: int) -> tuple[list[int], list[int]]:
+    def draw(self, first: int, logits: Tensor, most: int) -> list[int]:
         """Sample a token for the rows from `first` on, from logits [n - first, V]; no row holds more than `most` tokens then.
 
-        Returns their states (GOES_ON, ENDED, FULL or BROKEN) and their tokens: the step's one transfer to the host.
+        Returns the tokens, NOT_A_TOKEN where the logits are NaN: the step's one transfer to the host.
         """
         rows = len(self)
         self._reserve(rows, most)
@@ -64,10 +64,8 @@ class RowTable:
         self._tokens[first:rows].scatter_(1, count[:, None], tokens[:, None])
         self._logprobs[first:rows].scatter_(1, count[:, None], logprobs[:, None])
         integers[:, _COUNT] += 1
-        state = (integers[:, _COUNT] >= integers[:, _LIMIT]).long() * FULL
-        state = state.masked_fill((tokens[:, None] == self._eos_ids).any(-1), ENDED)
-        states, drawn = torch.stack([state.masked_fill(logprobs.isnan(), BROKEN), tokens]).tolist()
-        return states, drawn
+        drawn: list[int] = tokens.masked_fill(logprobs.isnan(), NOT_A_TOKEN).tolist()
+        return drawn
 
     def tokens(self, rows: Sequence[int], start: int, end: int) -> list[list[int]]:
         """The tokens that `rows` sampled as their start-th to end-th (what lies beyond a row's count is stale)."""
@@ -84,6 +82,7 @@ class RowTable:
         for source, target in zip(sources, targets, strict=True):
             self._settings[target] = self._settings[source]
         del self._settings[rows:]
+        self._is_plain = self._is_plain or not rows
         if sources:
             source_index, target_index = torch.tensor([sources, targets], device=self._device)
             for table in (self._integers, self._floats, self._tokens, self._logprobs):
@@ -91,6 +90,8 @@ class RowTable:
         self._columns = None
 
     def _sampling_columns(self, first: int) -> SamplingColumns:
+        if self._is_plain:
+            return PLAIN
         if first:
             return self._read_columns(first)
         if self._columns is None:
@@ -121,6 +122,10 @@ class RowTable:
         logprobs = torch.zeros(rows, width, device=self._device)
         tokens[:old_rows, :old_width], logprobs[:old_rows, :old_width] = self._tokens, self._logprobs
         self._tokens, self._logprobs = tokens, logprobs
+
+
+def _is_plain(settings: Sampling) -> bool:
+    return (settings.temperature, settings.top_k, settings.top_p, settings.min_p) == (1.0, 0, 1.0, 0.0)
 
 
 def _signed(seed: int) -> int:

@@ -30,6 +30,10 @@ class SamplingColumns:
     has_temperature: bool  # some row's temperature is not 1
 
 
+_NONE = torch.empty(0)
+PLAIN = SamplingColumns(_NONE, _NONE, _NONE, _NONE, truncated=None, has_greedy=False, has_temperature=False)
+
+
 def mixed(state: Tensor) -> Tensor:
     """splitmix64's finaliser on int64, whose products wrap as uint64's do.
 
