@@ -136,7 +136,7 @@ def load_detector() -> Any:
     return _identifier
 
 
-@verifier("language", isolated=False)
+@verifier("language", isolated=False, grades="form")
 def language(
     problem: Problem, rollout: Rollout, *, language: str = "auto", part: Part = "thinking", threshold: float = 1.0
 ) -> Verdict:
@@ -153,7 +153,7 @@ def language(
     wanted = _wanted(problem, language)
     if wanted is None:
         return Verdict.error(f"{problem.id} names no language in its metadata and has no prompt; set language = 'en' or another")
-    found = consistency(_read(rollout.response, part), wanted)
+    found = consistency(part_of(rollout.response, part), wanted)
     if found.words == 0:
         return Verdict.unparsed("there are no words to judge", language=wanted, words=0)
     details: dict[str, JSON] = {"language": wanted, "words": found.words, "in_language": found.in_language, "other": found.other}
@@ -282,7 +282,8 @@ def _word_pattern() -> re.Pattern[str]:
     return re.compile(rf"\w{inside}*(?:[’']{inside}+)*")
 
 
-def _read(response: str, part: Part) -> str:
+def part_of(response: str, part: Part) -> str:
+    """The thinking (the whole response where none is marked), the answer after it, or all."""
     if part == "response":
         return response
     parts = split_thinking(response)

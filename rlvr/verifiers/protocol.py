@@ -15,6 +15,7 @@ from rlvr.types import JSON, Completion, FinishReason, Message, Outcome, Problem
 
 MAX_FRAME_BYTES = 256 * 2**20
 HEADER_BYTES = 4
+NO_TOKEN = -1  # stands in a worker for each token of a completion
 
 
 def encode_frame(message: Mapping[str, JSON]) -> bytes:
@@ -83,7 +84,7 @@ def rollout_from_json(data: Mapping[str, Any]) -> Rollout:
     turns = [
         Turn(
             prompt_ids=(),
-            completion=Completion((0,) * turn["tokens"], (0.0,) * turn["tokens"], FinishReason(turn["finish"])),
+            completion=Completion((NO_TOKEN,) * turn["tokens"], (0.0,) * turn["tokens"], FinishReason(turn["finish"])),
             message=Message(*turn["message"]),
             replies=tuple(Message(*reply) for reply in turn["replies"]),
         )
