@@ -23,7 +23,7 @@ TRAINER_ARGUMENTS = {"trainer_state", "log_extra", "log_metric", "environments"}
 class RewardFunction:
     """A verifier that TRL can call; made by `reward_function`. It can be pickled, and used from several trainers."""
 
-    def __init__(self, grader: BlockingGrader, name: str, answer_column: str, max_unscored: float) -> None:
+    def __init__(self, grader: BlockingGrader, name: str, answer_column: str | None, max_unscored: float) -> None:
         self.__name__ = name
         self._grader = grader
         self._answer_column = answer_column
@@ -51,7 +51,8 @@ class RewardFunction:
             conversation_rollout(completion, answer, prompt=prompt, metadata=row, identity=str(row.get("id", "")), tokens=count)
             for prompt, completion, answer, row, count in zip(prompts, completions, answers, rows, tokens, strict=True)
         ]
-        graded = [rollout for rollout, answer in zip(rollouts, answers, strict=True) if answer is not None]
+        is_ours = [answer is not None or self._answer_column is None for answer in answers]
+        graded = [rollout for rollout, mine in zip(rollouts, is_ours, strict=True) if mine]
         self._grader.grade(graded)
         verdicts = [rollout.verdict for rollout in rollouts]
         self._log(verdicts, columns.get("log_metric"), columns.get("log_extra"))
@@ -63,10 +64,12 @@ class RewardFunction:
         self._grader.close()
 
     def _answers(self, columns: Mapping[str, Any], count: int) -> Sequence[JSON]:
+        if self._answer_column is None:
+            return [None] * count
         answers = columns.get(self._answer_column)
         if answers is None:
             known = ", ".join(sorted(set(columns) - TRAINER_ARGUMENTS)) or "none besides the prompt"
-            raise ConfigError(f"the data set has no column {self._answer_column!r} (it has {known}); set answer_column")
+            raise ConfigError(f"the data set has no column {self._answer_column!r} (it has {known}); set answer_column, or None for a verifier that needs no answer")
         if len(answers) != count:
             raise ConfigError(f"column {self._answer_column!r} has {len(answers)} values for {count} completions")
         return list(answers)
@@ -83,7 +86,7 @@ class RewardFunction:
 def reward_function(
     verifier: str,
     *,
-    answer_column: str = "answer",
+    answer_column: str | None = "answer",
     name: str | None = None,
     workers: int = 2,
     timeout_s: float = 10.0,
@@ -92,7 +95,7 @@ def reward_function(
 ) -> RewardFunction:
     """A TRL reward function that grades with `verifier` (a name, `path/file.py:name` or `package.module:name`) and its `settings`.
 
-    `answer_column` of the data set holds the gold answers; the verifier sees the other columns as metadata. `name` is what
+    `answer_column` of the data set holds the gold answers (None: the verifier needs none); it sees the columns as metadata. `name` is what
     TRL's logs call it. Worker processes start at the first call, are shared by all calls, and end with the process. Weights
     belong to TRL: `GRPOConfig(reward_weights=[...])`.
 

@@ -1,7 +1,7 @@
 """Our verifiers as verl's `compute_score`.
 
-    custom_reward_function.path=pkg://rlvr.integrations.verl custom_reward_function.name=compute_score
-    +custom_reward_function.reward_kwargs.verifier=math
+    reward.custom_reward_function.path=pkg://rlvr.integrations.verl reward.custom_reward_function.name=compute_score
+    +reward.custom_reward_function.reward_kwargs.verifier=math
 
 Source: verl 0.9.1, `verl/trainer/ppo/reward.py` (`get_custom_reward_fn` merges `reward_kwargs` into every call) and
 `verl/experimental/reward_loop/reward_manager/naive.py` (calls from a thread pool; takes a number, or a mapping with "score").
@@ -54,7 +54,7 @@ def compute_score(
     name = row.pop("verifier", None) or verifier or os.environ.get(VERIFIER_VARIABLE)
     if not name:
         raise ConfigError(
-            "no verifier: set custom_reward_function.reward_kwargs.verifier, extra_info['verifier'] or the environment's RLVR_VERIFIER"
+            "no verifier: set reward.custom_reward_function.reward_kwargs.verifier, extra_info['verifier'] or RLVR_VERIFIER"
         )
     own = row.pop("verifier_settings", None)
     chosen = _settings(own if own is not None else settings)
