@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,7 @@ def with_adapter(model: Any, settings: ModelConfig, seed: int, checkpoint: Path 
     from peft import LoraConfig, PeftModel, get_peft_model
 
     if checkpoint is not None:
-        with boundary(CheckpointError, f"the adapter in {checkpoint} cannot be loaded"):
+        with boundary(CheckpointError, f"the adapter in {checkpoint} cannot be loaded"), _quiet_peft():
             return PeftModel.from_pretrained(model, checkpoint, is_trainable=True).float()
     config = LoraConfig(
         r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=settings.lora_targets, task_type="CAUSAL_LM"
@@ -43,8 +45,15 @@ def with_adapter(model: Any, settings: ModelConfig, seed: int, checkpoint: Path 
     with (
         boundary(ConfigError, f"a LoRA adapter on {settings.lora_targets!r} cannot be made"),
         torch.random.fork_rng(devices=[]),
-        warnings.catch_warnings(),
+        _quiet_peft(),
     ):
-        warnings.simplefilter("ignore", FutureWarning)  # peft calls a name that transformers is about to drop
         torch.manual_seed(derive_seed("lora", seed))
         return get_peft_model(model, config)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """peft calls a name that transformers is about to drop."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
