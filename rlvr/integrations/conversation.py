@@ -101,7 +101,9 @@ def _messages(conversation: str | Sequence[Mapping[str, Any]], role: str) -> tup
         return (Message(role, conversation),) if conversation or role == "assistant" else ()
     for message in conversation:
         if not isinstance(message, Mapping) or "role" not in message:
-            raise ConfigError(f"a conversation is text or a list of {{'role', 'content'}}, but one message is {str(message)[:80]!r}")
+            raise ConfigError(
+                f"a conversation is text or a list of {{'role', 'content'}}, but one message is {str(message)[:80]!r}"
+            )
     return tuple(Message(str(message["role"]), _content(message)) for message in conversation)
 
 

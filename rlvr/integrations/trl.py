@@ -69,7 +69,10 @@ class RewardFunction:
         answers = columns.get(self._answer_column)
         if answers is None:
             known = ", ".join(sorted(set(columns) - TRAINER_ARGUMENTS)) or "none besides the prompt"
-            raise ConfigError(f"the data set has no column {self._answer_column!r} (it has {known}); set answer_column, or None for a verifier that needs no answer")
+            raise ConfigError(
+                f"the data set has no column {self._answer_column!r} (it has {known}); set answer_column, "
+                "or answer_column=None for a verifier that needs no gold answer"
+            )
         if len(answers) != count:
             raise ConfigError(f"column {self._answer_column!r} has {len(answers)} values for {count} completions")
         return list(answers)
@@ -111,4 +114,3 @@ def _rows(columns: Mapping[str, Any], count: int) -> list[dict[str, JSON]]:
     """The columns as one mapping for each completion."""
     lists = {key: values for key, values in columns.items() if key not in TRAINER_ARGUMENTS and isinstance(values, list)}
     return [json_fields({key: values[index] for key, values in lists.items() if len(values) == count}) for index in range(count)]
-

@@ -73,7 +73,8 @@ class BlockingGrader:
         if self._home is background():
             with self._idle:
                 self._idle.wait_for(lambda: self._calls == 0)
-                grader, self._grader = self._grader, self._new_grader()
+                grader = self._grader
+                self._grader = self._new_grader()
             self._home.run(grader.close())
 
     def __enter__(self) -> BlockingGrader:
@@ -89,7 +90,7 @@ class BlockingGrader:
         self._home = background()
         self._idle = threading.Condition()  # guards `_calls` and `_grader`
         self._calls = 0
-        self._grader = self._new_grader()
+        self._grader: Grader = self._new_grader()
 
     def _new_grader(self) -> Grader:
         grader = Grader(self._verifiers, workers=self._workers, timeout_s=self._timeout_s)

@@ -55,7 +55,9 @@ def test_without_a_verifier_or_with_broken_settings_the_error_says_what_to_set(m
 def test_numpy_values_of_a_parquet_row_are_plain_for_the_verifier() -> None:
     import numpy as np
 
-    assert compute_score("s", "<answer>72</answer>", np.int64(72), {"numbers": np.array([1, 2])}, verifier="number")["score"] == 1.0
+    assert (
+        compute_score("s", "<answer>72</answer>", np.int64(72), {"numbers": np.array([1, 2])}, verifier="number")["score"] == 1.0
+    )
 
 
 def test_verl_itself_loads_and_calls_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import os
 import pickle
 import subprocess
@@ -157,7 +158,11 @@ def test_the_end_of_the_process_cancels_what_still_runs() -> None:
         finally:
             cancelled.set()
 
-    thread = threading.Thread(target=lambda: pytest.raises(BaseException, background().run, long()))
+    def wait() -> None:
+        with pytest.raises(concurrent.futures.CancelledError):
+            background().run(long())
+
+    thread = threading.Thread(target=wait)
     thread.start()
     assert started.wait(5)
     background().stop()
