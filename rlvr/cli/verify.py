@@ -1,4 +1,4 @@
-"""`rlvr verify`: JSON lines with responses in, JSON lines with verdicts out, in the same order."""
+"""`rlvr verify`: JSON lines with responses in, JSON lines with verdicts out, in the same order; `--audit` probes the verifier."""
 
 from __future__ import annotations
 
@@ -6,64 +6,75 @@ import argparse
 import contextlib
 import io
 import json
+import os
 import sys
-from collections import deque
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from rlvr.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlvr.types import Rollout
+    from rlvr.verifiers.bulk import Graded
+    from rlvr.verifiers.runner import WeightedVerifier
+    from rlvr.verifiers.verdict_file import Written
 
-HELP = "grade responses from a JSONL file with a verifier"
-PROGRESS_EVERY = 100
+HELP = "grade responses from a JSONL file with a verifier, or audit the verifier"
+LARGE_BYTES = 8 * 2**20  # from here on, starting processes costs less than they save
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.description = (
         'Reads lines {"id", "answer", "response", "prompt"?, "metadata"?, "truncated"?} and writes lines '
-        '{"id", "outcome", "score", "extracted", "reason", "elapsed_s"} in the same order.'
+        '{"id", "outcome", "score", "extracted", "reason", "elapsed_s"} in the same order. With --audit, probes the verifier: '
+        "exit code 1 when it breaks a rule."
     )
     parser.add_argument("verifier", help="a name (see 'rlvr plugins'), path/file.py:name or package.module:name")
-    parser.add_argument("file", help="JSON lines, or - for standard input")
+    parser.add_argument("file", nargs="?", help="JSON lines, or - for standard input")
     parser.add_argument(
         "--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="a setting of the verifier"
     )
-    parser.add_argument("--workers", type=int, default=2, help="processes for an isolated verifier (default 2)")
-    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds for each response (default 10)")
+    parser.add_argument("--out", metavar="FILE", help="write the verdicts to FILE instead of standard output")
+    parser.add_argument("--resume", action="store_true", help="continue FILE after its last whole line")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (all cores)")
+    parser.add_argument("--timeout", type=float, default=10.0, metavar="S", help="seconds for each response (10)")
     parser.add_argument("--verbose", action="store_true", help="show on standard error what the verifier prints")
-    parser.add_argument("--json", action="store_true", help="the output is JSON lines with or without this")
+    parser.add_argument(
+        "--json", action="store_true", help="with --audit: print JSON; verdicts are JSON lines with or without this"
+    )
+    audit = parser.add_argument_group("audit")
+    audit.add_argument(
+        "--audit", action="store_true", help="measure how often the verifier is wrong, and whether it can be fooled"
+    )
+    audit.add_argument("--task", help="problems to audit with; without one, the golden cases that came with the verifier")
+    audit.add_argument("--split", default="train", help="split of the task (train)")
+    audit.add_argument("--problems", type=int, default=100, help="problems of the task (100)")
+    audit.add_argument("--cases", metavar="FILE", help="golden cases, as JSON lines")
+    audit.add_argument("--max-false-positives", type=float, default=0.005, help="share of wrong responses of a kind (0.005)")
+    audit.add_argument("--max-false-negatives", type=float, default=0.05, help="share of right answers in other forms (0.05)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit code 0 when the lines were graded, whatever the verdicts; 3 when the verifier failed on every one."""
-    from rlvr.types import Outcome
-    from rlvr.verifiers.lines import verdict_line
-    from rlvr.verifiers.runner import WeightedVerifier
-    from rlvr.verifiers.stream import verify_stream
-
     if args.verbose:
         _show_prints()
+    if args.audit:
+        from rlvr.cli.audit_table import run_audit
+
+        return run_audit(args, parse_settings(args.settings))
+    if args.file is None:
+        raise ConfigError("give a file of JSON lines, or - for standard input; --audit needs none")
+    from rlvr.verifiers.runner import Grader, WeightedVerifier
+
     verifier = WeightedVerifier(args.verifier, 1.0, parse_settings(args.settings))
-    counts: dict[str, int] = {}
-    first_cause = ""
-    ids: deque[Any] = deque()
-    with _open(args.file) as lines:
-        rollouts = read_rollouts(lines, args.file, ids)
-        for rollout in verify_stream(verifier, rollouts, workers=args.workers, timeout_s=args.timeout):
-            line = verdict_line(ids.popleft(), rollout)
-            print(json.dumps(line), flush=not args.file.endswith(".jsonl"))
-            counts[line["outcome"]] = counts.get(line["outcome"], 0) + 1
-            if line["outcome"] == Outcome.VERIFIER_ERROR:
-                first_cause = first_cause or line["reason"]
-            _show_progress(counts, is_last=False)
-    sys.stdout.flush()
-    _show_progress(counts, is_last=True)
-    failed, total = counts.get(Outcome.VERIFIER_ERROR, 0), sum(counts.values())
-    if failed:
-        print(f"{failed} of {total} could not be graded; the first: {first_cause}", file=sys.stderr)
-    return 3 if failed and failed == total else 0
+    Grader([verifier], workers=args.workers, timeout_s=args.timeout)  # what is wrong with them is said before a file is touched
+    with contextlib.ExitStack() as stack:
+        source = _Source(stack, args.file)
+        out, written = _output(stack, args, verifier)
+        lines = source.after(written)
+        graded = stack.enter_context(contextlib.closing(_grade(args, verifier, lines, source)))
+        return _write_all(graded, out, written, source)
 
 
 def parse_settings(pairs: list[str]) -> dict[str, Any]:
@@ -84,39 +95,101 @@ def parse_settings(pairs: list[str]) -> dict[str, Any]:
     return settings
 
 
-def read_rollouts(lines: IO[str], name: str, ids: deque[Any]) -> Iterator[Rollout]:
-    """The rollouts of a file of JSON lines; blank lines are skipped. Appends each line's id, which may be any JSON, to `ids`.
+class _Source:
+    """The input's lines, with the number of the first and how much was read."""
 
-    Raises:
-        TaskError: a line is not what is expected; the text has its number.
-    """
-    from rlvr.verifiers.lines import read_line
+    def __init__(self, stack: contextlib.ExitStack, name: str) -> None:
+        self.name, self.first, self.bytes_read, self.bytes = name, 1, 0, 0
+        # Bytes that are not UTF-8 are carried through instead of ending the run: a verifier must see them too.
+        if name == "-":
+            if isinstance(sys.stdin, io.TextIOWrapper):
+                sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+            self._lines: Iterator[str] = iter(sys.stdin)
+            return
+        try:
+            self.bytes = Path(name).stat().st_size
+            self._lines = self._decoded(stack.enter_context(Path(name).open("rb")))
+        except OSError as error:
+            raise ConfigError(f"cannot read {name}: {error.strerror}") from error
 
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            identity, rollout = read_line(line, f"{name}:{number}")
-            ids.append(identity)
-            yield rollout
+    def after(self, written: Written) -> Iterator[str]:
+        """The lines that have no verdict yet.
+
+        Raises:
+            ConfigError: those that have one are not the input's first.
+        """
+        last = ""
+        for _ in range(written.count):
+            last = ""
+            while not last.strip():
+                last = next(self._lines, "\n\n")
+                self.first += 1
+                if last == "\n\n":
+                    raise ConfigError(f"{self.name} has fewer lines than there are verdicts to resume from")
+        if written.count and json.loads(last).get("id") != written.last_id:
+            raise ConfigError(
+                f"{self.name}:{self.first - 1} is not the line of the last verdict, whose id is {written.last_id!r}"
+            )
+        return self._lines
+
+    def _decoded(self, file: Iterable[bytes]) -> Iterator[str]:
+        for line in file:
+            self.bytes_read += len(line)
+            yield line.decode("utf-8", "surrogateescape")
 
 
-def _open(name: str) -> contextlib.AbstractContextManager[IO[str]]:
-    # Bytes that are not UTF-8 are carried through instead of ending the run: a verifier must see them too.
-    if name == "-":
-        if isinstance(sys.stdin, io.TextIOWrapper):
-            sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-        return contextlib.nullcontext(sys.stdin)
-    try:
-        return open(name, encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise ConfigError(f"cannot read {name}: {error.strerror}") from error
+def _output(stack: contextlib.ExitStack, args: argparse.Namespace, verifier: WeightedVerifier) -> tuple[IO[str], Written]:
+    from rlvr.verifiers.verdict_file import Written, input_fingerprint, open_verdicts
+
+    if args.out is None:
+        if args.resume:
+            raise ConfigError("--resume continues a file: give it with --out FILE")
+        return sys.stdout, Written()
+    if args.file == "-":
+        raise ConfigError("--out with standard input cannot be resumed; give a file, or use > FILE")
+    from rlvr.verifiers.runner import Grader
+
+    grading = next(iter(Grader([verifier]).provenance().values()))
+    about = {
+        "verifier": grading["reference"],
+        "version": grading["version"],
+        "settings": grading["settings"],
+        "input": input_fingerprint(Path(args.file)),
+    }
+    file, written = open_verdicts(Path(args.out), about, resume=args.resume)
+    return stack.enter_context(file), written
 
 
-def _show_progress(counts: Mapping[str, int], *, is_last: bool) -> None:
-    total = sum(counts.values())
-    if not sys.stderr.isatty() or (total % PROGRESS_EVERY and not is_last):
-        return
-    parts = ", ".join(f"{count} {outcome}" for outcome, count in counts.items())
-    print(f"\r{total} graded: {parts}", end="\n" if is_last else "", file=sys.stderr, flush=True)
+def _grade(
+    args: argparse.Namespace, verifier: WeightedVerifier, lines: Iterator[str], source: _Source
+) -> Generator[Graded, None, None]:
+    from rlvr.verifiers.bulk import grade_lines
+
+    is_large = source.bytes - source.bytes_read >= LARGE_BYTES
+    return grade_lines(
+        lines, args.file, verifier, workers=args.workers, timeout_s=args.timeout, first=source.first, is_large=is_large
+    )
+
+
+def _write_all(graded: Iterator[Graded], out: IO[str], written: Written, source: _Source) -> int:
+    from rlvr.cli.verify_progress import Progress
+    from rlvr.types import Outcome
+
+    counts = Counter(written.outcomes)
+    first_cause = ""
+    is_conversation = source.name == "-"
+    with Progress(source, counts, written.count) as progress:
+        for one in graded:
+            print(one.line, file=out, flush=is_conversation)
+            counts[one.outcome.value] += 1
+            first_cause = first_cause or one.cause
+            progress.advance()
+    out.flush()
+    failed, total = counts[Outcome.VERIFIER_ERROR.value], counts.total()
+    if failed:
+        because = f"; the first: {first_cause}" if first_cause else ""
+        print(f"{failed} of {total} could not be graded{because}", file=sys.stderr)
+    return 3 if failed and failed == total else 0
 
 
 def _show_prints() -> None:

@@ -92,8 +92,9 @@ class Subject:
 
 
 def samples_of(cases: Sequence[Case]) -> list[Sample]:
-    """The golden cases that are right, as samples; cases that ask for a score say nothing about other scores."""
-    return [Sample(case.problem, case.response, case.settings) for case in cases if case.outcome is Outcome.CORRECT]
+    """The golden cases that are right, as samples. A case that names a probe of its own is that probe and no more."""
+    right = [case for case in cases if case.outcome is Outcome.CORRECT and case.probe == "golden"]
+    return [Sample(case.problem, case.response, case.settings) for case in right]
 
 
 def subject_of(verifier: Verifier, sample: Sample, verdict: Verdict) -> Subject:

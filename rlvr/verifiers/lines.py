@@ -1,36 +1,48 @@
-"""The line format of `rlvr verify`: one JSON object with a response in, one with a verdict out."""
+"""Responses as JSON lines in, verdicts as JSON lines out: the contract of `rlvr verify`."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from rlvr.errors import TaskError
-from rlvr.types import Message, Problem, Rollout
+from rlvr.types import JSON, Message, Problem, Rollout, Verdict
 
 
-def read_line(line: str, where: str) -> tuple[Any, Rollout]:
-    """A line's id, which may be any JSON, and its rollout.
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One input line: its id, which may be any JSON, and the rollout."""
+
+    identity: JSON
+    rollout: Rollout
+
+
+def read_rows(lines: Iterable[str], name: str, first: int = 1) -> Iterator[Row]:
+    """The rows of JSON lines; blank lines are skipped. `first` is the number of the first line.
 
     Raises:
-        TaskError: the line is not `{"id", "answer", "response", "prompt"?, "metadata"?, "truncated"?}`; the text has `where`.
+        TaskError: a line is not what is expected; the text has its number.
     """
-    row = _parse(line, where)
-    return row["id"], _rollout(row, where)
+    for number, line in enumerate(lines, first):
+        if line.strip():
+            row = _parse(line, f"{name}:{number}")
+            yield Row(row["id"], _rollout(row, f"{name}:{number}"))
 
 
-def verdict_line(identity: Any, rollout: Rollout) -> dict[str, Any]:
-    """The output line of a graded rollout."""
-    verdict = next(iter(rollout.verdicts.values()))
-    return {
-        "id": identity,
-        "outcome": verdict.outcome.value,
-        "score": verdict.score,
-        "extracted": verdict.extracted,
-        "reason": verdict.reason,
-        "elapsed_s": round(verdict.elapsed_s, 6),
-    }
+def verdict_line(identity: JSON, verdict: Verdict) -> str:
+    """The output line of a row, without its end."""
+    return json.dumps(
+        {
+            "id": identity,
+            "outcome": verdict.outcome.value,
+            "score": verdict.score,
+            "extracted": verdict.extracted,
+            "reason": verdict.reason,
+            "elapsed_s": round(verdict.elapsed_s, 6),
+        }
+    )
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:
