@@ -41,6 +41,9 @@ class BlockingGrader:
         PluginError, ConfigError: as `Grader`.
     """
 
+    _home: Background
+    _grader: Grader
+
     def __init__(self, verifiers: Sequence[WeightedVerifier], *, workers: int = 2, timeout_s: float = 10.0) -> None:
         self._verifiers = tuple(verifiers)
         self._workers = workers
@@ -90,7 +93,7 @@ class BlockingGrader:
         self._home = background()
         self._idle = threading.Condition()  # guards `_calls` and `_grader`
         self._calls = 0
-        self._grader: Grader = self._new_grader()
+        self._grader = self._new_grader()
 
     def _new_grader(self) -> Grader:
         grader = Grader(self._verifiers, workers=self._workers, timeout_s=self._timeout_s)
