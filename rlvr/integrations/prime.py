@@ -2,8 +2,8 @@
 
     class Sum(rubric("number", answer="gold"), vf.Task[SumData]): ...
 
-Source: verifiers 0.4.0, `verifiers/v1/task.py` (`Task.score` runs the methods that carry `@vf.reward`; where one raises, the trace
-records the error and its rewards stay None) and `verifiers/v1/utils/decorators.py`.
+Source: verifiers 0.4.0, `verifiers/v1/task.py` (`Task.score` runs the methods that carry `@vf.reward`; where one raises, the
+trace records the error and its rewards stay None) and `verifiers/v1/utils/decorators.py`.
 """
 
 from __future__ import annotations

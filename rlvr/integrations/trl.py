@@ -96,11 +96,11 @@ def reward_function(
     max_unscored: float = 0.02,
     **settings: JSON,
 ) -> RewardFunction:
-    """A TRL reward function that grades with `verifier` (a name, `path/file.py:name` or `package.module:name`) and its `settings`.
+    """A TRL reward function that grades with `verifier` (a name, `path/file.py:name` or `package.module:name`).
 
-    `answer_column` of the data set holds the gold answers (None: the verifier needs none); it sees the columns as metadata. `name` is what
-    TRL's logs call it. Worker processes start at the first call, are shared by all calls, and end with the process. Weights
-    belong to TRL: `GRPOConfig(reward_weights=[...])`.
+    `answer_column` of the data set holds the gold answers (None: the verifier needs none); the verifier sees all columns as
+    metadata. `settings` are the verifier's, `name` is what TRL's logs call it. Worker processes start at the first call, are
+    shared by all calls, and end with the process. Weights belong to TRL: `GRPOConfig(reward_weights=[...])`.
 
     Raises:
         PluginError, ConfigError: as `rlvr.verifiers.runner.Grader`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+import sys
 from typing import Any
 
 import pytest
@@ -93,13 +93,12 @@ def test_a_rubric_needs_different_verifiers(vf: Any) -> None:
 
 
 @pytest.fixture
-def without_verifiers(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(__import__("sys").modules, "verifiers", None)
-    monkeypatch.setitem(__import__("sys").modules, "verifiers.v1", None)
-    yield
+def without_verifiers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "verifiers", None)
+    monkeypatch.setitem(sys.modules, "verifiers.v1", None)
 
 
 @pytest.mark.usefixtures("without_verifiers")
 def test_without_the_package_the_error_says_what_to_install() -> None:
-    with pytest.raises(PluginError, match="pip install 'verifiers>=0.4'"):
+    with pytest.raises(PluginError, match="pip install 'verifiers"):
         prime.rubric("number")
