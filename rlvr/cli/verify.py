@@ -1,4 +1,4 @@
-"""`rlvr verify`: JSON lines with responses in, JSON lines with verdicts out, in the same order; `--audit` probes the verifier."""
+"""`rlvr verify`: JSON lines with responses in, JSON lines with verdicts out, in the same order; or an audit, or a server."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from collections.abc import Generator, Iterable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from rlvr.cli.serve import add_serve_arguments, run_server
 from rlvr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     audit.add_argument("--cases", metavar="FILE", help="golden cases, as JSON lines")
     audit.add_argument("--max-false-positives", type=float, default=0.005, help="share of wrong responses of a kind (0.005)")
     audit.add_argument("--max-false-negatives", type=float, default=0.05, help="share of right answers in other forms (0.05)")
+    add_serve_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -63,8 +65,10 @@ def run(args: argparse.Namespace) -> int:
         from rlvr.cli.audit_table import run_audit
 
         return run_audit(args, parse_settings(args.settings))
+    if args.serve:
+        return run_server(args, parse_settings(args.settings))
     if args.file is None:
-        raise ConfigError("give a file of JSON lines, or - for standard input; --audit needs none")
+        raise ConfigError("give a file of JSON lines, or - for standard input; --audit and --serve need none")
     from rlvr.verifiers.runner import Grader, WeightedVerifier
 
     verifier = WeightedVerifier(args.verifier, 1.0, parse_settings(args.settings))
@@ -108,7 +112,7 @@ class _Source:
             return
         try:
             self.bytes = Path(name).stat().st_size
-            self._lines = self._decoded(stack.enter_context(Path(name).open("rb")))
+            self._lines = self._decoded(stack.enter_context(Path(name).open("rb")))  # noqa: SIM115
         except OSError as error:
             raise ConfigError(f"cannot read {name}: {error.strerror}") from error
 
@@ -180,8 +184,8 @@ def _write_all(graded: Iterator[Graded], out: IO[str], written: Written, source:
     is_conversation = source.name == "-"
     with Progress(source, counts, written.count) as progress:
         for one in graded:
-            print(one.line, file=out, flush=is_conversation)
-            counts[one.outcome.value] += 1
+            print(one.text, end="", file=out, flush=is_conversation)
+            counts.update(one.outcomes)
             first_cause = first_cause or one.cause
             progress.advance()
     out.flush()

@@ -7,8 +7,8 @@ this process is called here; where the input is large, whole chunks of lines go 
 from __future__ import annotations
 
 import multiprocessing
-from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections import Counter, deque
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -29,11 +29,11 @@ CHUNKS_A_WORKER = 3  # under way at once: one is graded, one waits, one is read
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """One output line, without its end, and what it says."""
+    """Output lines, each with its end, what they say, and the cause of the first verdict without a score."""
 
-    line: str
-    outcome: Outcome
-    cause: str = ""  # of a verdict without a score
+    text: str
+    outcomes: Mapping[str, int]
+    cause: str = ""
 
 
 def grade_lines(
@@ -46,7 +46,7 @@ def grade_lines(
     first: int = 1,
     is_large: bool = False,
 ) -> Generator[Graded, None, None]:
-    """A verdict for each line that is not blank, in order. `first` is the number of the first line of `lines`.
+    """Verdicts for the lines that are not blank, in order. `first` is the number of the first line of `lines`.
 
     `is_large` says that starting processes pays. Close the iterator, or exhaust it, to stop them.
 
@@ -84,13 +84,13 @@ def _grade_here(found: Verifier, verifier: WeightedVerifier, row: Row) -> Graded
 
 def _graded(identity: object, verdict: Verdict) -> Graded:
     cause = verdict.reason if verdict.outcome is Outcome.VERIFIER_ERROR else ""
-    return Graded(verdict_line(identity, verdict), verdict.outcome, cause)
+    return Graded(verdict_line(identity, verdict) + "\n", {verdict.outcome.value: 1}, cause)
 
 
 def _grade_chunks(
     lines: Iterable[str], name: str, first: int, verifier: WeightedVerifier, workers: int
 ) -> Generator[Graded, None, None]:
-    source, under_way = iter(lines), deque[Future[tuple[list[Graded], str]]]()
+    source, under_way = iter(lines), deque[Future[tuple[Graded, str]]]()
     # Spawned: a fork would copy the threads and locks of whoever called us.
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare, (verifier,)) as executor:
         try:
@@ -101,7 +101,7 @@ def _grade_chunks(
                 if not under_way:
                     return
                 graded, fault = under_way.popleft().result()
-                yield from graded
+                yield graded
                 if fault:
                     raise TaskError(fault)
         except BrokenProcessPool as error:
@@ -120,16 +120,21 @@ def _prepare(verifier: WeightedVerifier) -> None:
     _prepared[:] = [(as_verifier(resolve("verifiers", verifier.reference)), verifier)]
 
 
-def _grade_chunk(lines: list[str], name: str, first: int) -> tuple[list[Graded], str]:
+def _grade_chunk(lines: list[str], name: str, first: int) -> tuple[Graded, str]:
     """The verdicts, and what is wrong with the line after the last of them, if anything is."""
     found, verifier = _prepared[0]
-    graded: list[Graded] = []
+    texts: list[str] = []
+    outcomes: Counter[str] = Counter()
+    cause = fault = ""
     try:
         for row in read_rows(lines, name, first):
-            graded.append(_grade_here(found, verifier, row))
+            one = _grade_here(found, verifier, row)
+            texts.append(one.text)
+            outcomes.update(one.outcomes)
+            cause = cause or one.cause
     except TaskError as error:
-        return graded, str(error)
-    return graded, ""
+        fault = str(error)
+    return Graded("".join(texts), dict(outcomes), cause), fault
 
 
 def _is_importable(reference: str) -> bool:
