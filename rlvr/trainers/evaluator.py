@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rlvr.evaluation.measure import Attempts, ProblemResult, check_measurement, 
 from rlvr.evaluation.observer import Observer
 from rlvr.trainers.distributed import World
 from rlvr.trainers.rundir import RunFolder, write_text
-from rlvr.types import Problem, Sampling
+from rlvr.types import JSON, Problem, Sampling
 
 MAIN = "held-out"
 
@@ -39,6 +39,7 @@ class Evaluator:
         folder: RunFolder,
         world: World,
         observer: Observer,
+        grading: Mapping[str, JSON],
     ) -> None:
         self._runner = runner
         self._settings: EvalConfig = recipe.eval
@@ -49,6 +50,7 @@ class Evaluator:
         self._folder = folder
         self._world = world
         self._observer = observer
+        self._grading = dict(grading)
         self.sets = _problem_sets(recipe, task) if recipe.eval.problems else {}
         for problems in self.sets.values():
             check_measurement(problems, recipe.eval.n, recipe.eval.k, self._sampling)
@@ -91,7 +93,8 @@ class Evaluator:
             stage=stage if name == MAIN else f"{stage} ({name})",
             store=kept.append,
         )
-        write_rollouts(_samples_file(self._folder.evaluations, step, name), (row for one in kept for row in _rows(one, step)))
+        rows = (row for one in kept for row in _rows(one, step=step, grading=self._grading))
+        write_rollouts(_samples_file(self._folder.evaluations, step, name), rows)
         return {**measured.to_json(), "results": [asdict(result) for result in measured.problems]}
 
 
@@ -136,8 +139,8 @@ def _samples_file(folder: Path, step: int, name: str) -> Path:
     return folder / f"step-{step:06d}.{name}.jsonl.gz"
 
 
-def _rows(attempts: Attempts, step: int) -> list[dict[str, Any]]:
-    rows = [rollout_to_json(rollout, step=step, mode="sampled") for rollout in attempts.group.rollouts]
+def _rows(attempts: Attempts, **provenance: JSON) -> list[dict[str, Any]]:
+    rows = [rollout_to_json(rollout, mode="sampled", **provenance) for rollout in attempts.group.rollouts]
     if attempts.greedy is not None:
-        rows.append(rollout_to_json(attempts.greedy, step=step, mode="greedy"))
+        rows.append(rollout_to_json(attempts.greedy, mode="greedy", **provenance))
     return rows

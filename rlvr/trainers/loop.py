@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlvr.config import RunConfig
@@ -17,7 +17,7 @@ from rlvr.trainers.batch import rollout_advantages
 from rlvr.trainers.learner import Learner, Reference
 from rlvr.trainers.rollouts import Collected, Collector
 from rlvr.trainers.session import Session
-from rlvr.types import Outcome, StepBatch
+from rlvr.types import JSON, Outcome, StepBatch
 
 
 class RlLoop:
@@ -38,6 +38,7 @@ class RlLoop:
         learner: Learner,
         reference: Reference | None,
         observer: Observer,
+        grading: Mapping[str, JSON],
     ) -> None:
         self._session = session
         self._recipe = recipe
@@ -47,6 +48,7 @@ class RlLoop:
         self._learner = learner
         self._reference = reference
         self._observer = observer
+        self._grading = dict(grading)  # stored with every rollout: which verifier, version and settings said so
         self._restore()
 
     async def run(self, evaluate: Callable[[], Any]) -> None:
@@ -112,7 +114,7 @@ class RlLoop:
         write_rollouts(
             self._session.folder.rollout_file(step),
             (
-                rollout_to_json(rollout, step=step, group=index, advantage=advantages.get(id(rollout)))
+                rollout_to_json(rollout, step=step, group=index, advantage=advantages.get(id(rollout)), grading=self._grading)
                 for index, group in enumerate(found.groups)
                 for rollout in group.rollouts
             ),

@@ -52,7 +52,9 @@ class ReinforcementRun:
         self._grader = Grader([WeightedVerifier(v.name, v.weight, v.args) for v in recipe.verifiers or ()])
         self._engine = _engine(session, recipe)
         runner = RolloutRunner(self._engine, session.renderer, resolve("envs", recipe.env).target, self._grader)
-        self._evaluator = Evaluator(runner, recipe, task, sampling, session.folder, session.world, observer)
+        self._evaluator = Evaluator(
+            runner, recipe, task, sampling, session.folder, session.world, observer, self._grader.provenance()
+        )
         for asked in (problems, *self._evaluator.sets.values()):
             check_context(asked, session.renderer, sampling.max_tokens, session.max_context)
         for note in task.notes:
@@ -68,6 +70,7 @@ class ReinforcementRun:
             learner=Learner(session, recipe, algorithm, reference),
             reference=reference,
             observer=observer,
+            grading=self._grader.provenance(),
         )
 
     async def run(self) -> None:
