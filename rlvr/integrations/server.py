@@ -1,0 +1,236 @@
+"""A verifier as an HTTP service: `POST /verify` (our JSON lines), `POST /get_reward` (OpenRLHF's remote reward), `GET /health`.
+
+Source of the second: openrlhf 0.11.2, `openrlhf/utils/agent.py` (`_fetch_rewards_via_http` posts `{"query", "prompts",
+"labels"}`, tries five times, and leaves the reward None after that) and `openrlhf/cli/serve_rm.py` (the reply).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import contextlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+import rlvr
+from rlvr.errors import ConfigError, TaskError
+from rlvr.integrations.conversation import conversation_rollout, response_of
+from rlvr.types import JSON, Rollout
+from rlvr.verifiers.api import JOBS_A_WORKER, grade_all
+from rlvr.verifiers.lines import Row, read_rows, verdict_line
+from rlvr.verifiers.runner import Grader, WeightedVerifier
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLimits:
+    """What one client can ask of the server. Requests beyond `requests_at_once` wait, unread, for `wait_s` at most."""
+
+    body_mb: float = 16.0
+    rows: int = 10_000  # of one request
+    requests_at_once: int = 64
+    wait_s: float = 120.0
+    read_s: float = 30.0  # a body arrives within
+    header_s: float = 10.0  # a new connection sends its request line and headers within
+    connections: int = 2_000
+    shutdown_s: float = 30.0  # requests under way may end within
+
+
+class VerifierService:
+    """The verifier, its workers, and the requests under way. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        verifier: WeightedVerifier,
+        *,
+        workers: int = 2,
+        timeout_s: float = 10.0,
+        token: str | None = None,
+        limits: ServerLimits | None = None,
+    ) -> None:
+        self.limits = limits or ServerLimits()
+        self._grader = Grader([verifier], workers=workers, timeout_s=timeout_s)
+        self._at_once = JOBS_A_WORKER * workers
+        self._token = token
+        self._turns = asyncio.Semaphore(self.limits.requests_at_once)
+        self._under_way = 0
+
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        routes = [
+            Route("/verify", self._guarded(self._verify), methods=["POST"]),
+            Route("/get_reward", self._guarded(self._get_reward), methods=["POST"]),
+            Route("/health", self._health, methods=["GET"]),
+        ]
+        handlers: Mapping[Any, Any] = {HTTPException: _refusal}
+        return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
+
+    @contextlib.asynccontextmanager
+    async def _lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        async with self._grader:
+            yield
+
+    def _guarded(self, handler: Handler) -> Handler:
+        """`handler` for those who have the token, when it is their turn; what they sent wrong is status 400."""
+
+        async def guarded(request: Request) -> Response:
+            self._check_token(request)
+            await self._wait_for_turn()
+            self._under_way += 1
+            try:
+                return await handler(request)
+            except (TaskError, ConfigError) as error:
+                raise HTTPException(400, str(error)) from error
+            except ClientDisconnect:
+                return Response(status_code=400)  # nobody reads it
+            finally:
+                self._under_way -= 1
+                self._turns.release()
+
+        return guarded
+
+    async def _verify(self, request: Request) -> Response:
+        text = (await self._body(request)).decode("utf-8", errors="surrogateescape")
+        rows = await asyncio.to_thread(self._rows, text)
+        await grade_all(self._grader, [row.rollout for row in rows], at_once=min(self._at_once, len(rows)))
+        lines = [verdict_line(row.identity, verdict) + "\n" for row in rows if (verdict := row.rollout.verdict) is not None]
+        return Response("".join(lines), media_type="application/x-ndjson")
+
+    async def _get_reward(self, request: Request) -> Response:
+        message = await asyncio.to_thread(_read_object, await self._body(request))
+        rollouts = openrlhf_rollouts(message)
+        self._check_rows(len(rollouts))
+        await grade_all(self._grader, rollouts, at_once=min(self._at_once, len(rollouts)))
+        failures = [rollout.verdict.reason for rollout in rollouts if rollout.verdict is not None and not rollout.is_scored]
+        if failures:
+            # No number may stand for our failure. The client tries again, and stops in the end.
+            raise HTTPException(503, f"{len(failures)} of {len(rollouts)} responses could not be graded: {failures[0]}")
+        scores = [rollout.reward for rollout in rollouts]
+        correct = [float(rollout.is_correct) for rollout in rollouts]
+        return _json({"rewards": scores, "scores": scores, "extra_logs": {"correct": correct}})
+
+    async def _health(self, request: Request) -> Response:
+        return _json(
+            {
+                "status": "ok",
+                "rlvr": rlvr.__version__,
+                "verifiers": {name: found["version"] for name, found in self._grader.provenance().items()},
+                "requests_under_way": self._under_way,
+            }
+        )
+
+    async def _body(self, request: Request) -> bytes:
+        limit = int(self.limits.body_mb * 2**20)
+        too_large = HTTPException(413, f"the body is larger than {self.limits.body_mb:g} MiB; send fewer responses at once")
+        declared = request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > limit:
+            raise too_large
+        body = bytearray()
+        try:
+            async with asyncio.timeout(self.limits.read_s):
+                async for chunk in request.stream():
+                    body += chunk
+                    if len(body) > limit:
+                        raise too_large
+        except TimeoutError as error:
+            raise HTTPException(408, f"the body did not arrive within {self.limits.read_s:g} s") from error
+        return bytes(body)
+
+    def _rows(self, text: str) -> list[Row]:
+        lines = text.split("\n")  # not splitlines: JSON may hold other line separators
+        self._check_rows(sum(bool(line.strip()) for line in lines))
+        return list(read_rows(lines, "body"))
+
+    def _check_rows(self, count: int) -> None:
+        if count == 0:
+            raise HTTPException(400, "the body has no responses to grade")
+        if count > self.limits.rows:
+            raise HTTPException(413, f"{count} responses; at most {self.limits.rows} are graded in one request")
+
+    def _check_token(self, request: Request) -> None:
+        if self._token is None:
+            return
+        given = _credentials(request.headers.get("authorization", ""))
+        if not hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode()):
+            headers = {"WWW-Authenticate": 'Bearer, Basic realm="rlvr"'}
+            raise HTTPException(401, "send the token: 'Authorization: Bearer TOKEN', or http://rlvr:TOKEN@host:port/", headers)
+
+    async def _wait_for_turn(self) -> None:
+        try:
+            async with asyncio.timeout(self.limits.wait_s):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            text = f"{self.limits.requests_at_once} requests were under way for {self.limits.wait_s:g} s; try again later"
+            raise HTTPException(503, text, {"Retry-After": "1"}) from error
+
+
+def openrlhf_rollouts(message: Mapping[str, Any]) -> list[Rollout]:
+    """The responses in OpenRLHF's message; a query is the decoded prompt and response, a label the gold answer.
+
+    Raises:
+        TaskError: the three lists are missing, or of different length.
+        ConfigError: a query does not begin with its prompt.
+    """
+    queries, prompts, labels = (_list(message, key) for key in ("query", "prompts", "labels"))
+    if not len(queries) == len(prompts) == len(labels):
+        raise TaskError(f"{len(queries)} query, {len(prompts)} prompts and {len(labels)} labels; there must be as many of each")
+    rollouts = []
+    for index, (query, prompt, label) in enumerate(zip(queries, prompts, labels, strict=True)):
+        if not isinstance(query, str) or not isinstance(prompt, str):
+            raise TaskError(f"query and prompts are texts, but number {index} is {type(query).__name__}, {type(prompt).__name__}")
+        rollouts.append(conversation_rollout(response_of(query, prompt), label, prompt=prompt, identity=str(index)))
+    return rollouts
+
+
+def _list(message: Mapping[str, Any], key: str) -> Sequence[Any]:
+    value = message.get(key)
+    if not isinstance(value, list):
+        known = ", ".join(message) or "nothing"
+        raise TaskError(f"{key!r} is {'missing' if value is None else type(value).__name__}, not a list; the message has {known}")
+    return value
+
+
+def _read_object(body: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(body)
+    except (ValueError, RecursionError) as error:
+        raise TaskError(f"the body is not JSON: {error}") from error
+    if not isinstance(message, dict):
+        raise TaskError(f"the body is {type(message).__name__}, not an object")
+    return message
+
+
+def _credentials(header: str) -> str:
+    """The token in an Authorization header: a bearer's, or the password of a user; empty when there is none."""
+    scheme, _, value = header.partition(" ")
+    if scheme.lower() == "bearer":
+        return value.strip()
+    if scheme.lower() != "basic":
+        return ""
+    try:
+        return base64.b64decode(value, validate=True).decode("utf-8", "replace").partition(":")[2]
+    except (binascii.Error, ValueError):
+        return ""
+
+
+async def _refusal(request: Request, error: HTTPException) -> Response:
+    response = _json({"error": error.detail}, error.status_code)
+    response.headers.update(error.headers or {})
+    # What was not read of the request would be taken for the next one.
+    response.headers["Connection"] = "close"
+    return response
+
+
+def _json(message: Mapping[str, JSON], status: int = 200) -> Response:
+    return Response(json.dumps(message), status, media_type="application/json")  # ASCII: lone surrogates survive
