@@ -264,7 +264,7 @@ def compare(lengths: str, folder: Path, args: argparse.Namespace) -> dict[str, A
 
 
 def show(result: dict[str, Any]) -> None:
-    print(f"\n{result['lengths']} lengths")
+    print(f"\n{result['lengths']} lengths", flush=True)
     print(f"{'':<6} {'completions/s':>14} {'completions/CPU-s':>18} {'peak MB':>8} {'mean tokens':>12}")
     for side in ("ours", "trl"):
         r = result[side]
@@ -290,14 +290,15 @@ def main() -> int:
         result = run_ours(args.folder, args) if args.side == "ours" else run_trl(args.folder, args)
         print(json.dumps(result))
         return 0
+    results = []
     with tempfile.TemporaryDirectory() as folder:
         write_inputs(Path(folder), args.prompts)
-        results = [compare(lengths, Path(folder), args) for lengths in ([args.lengths] if args.lengths else LENGTHS)]
+        for lengths in [args.lengths] if args.lengths else LENGTHS:
+            results.append(compare(lengths, Path(folder), args))
+            if not args.json:
+                show(results[-1])
     if args.json:
         print(json.dumps(results, indent=2))
-    else:
-        for result in results:
-            show(result)
     return 0
 
 
