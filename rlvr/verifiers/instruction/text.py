@@ -18,18 +18,19 @@ _WITHOUT_PUNCTUATION = str.maketrans("", "", PUNCTUATION)
 _TOKEN = re.compile(r"\S+")
 _WORD = re.compile(r"\w+")
 # What may stand between a final mark and the space behind it, as in "done.) Next".
-_END_INSIDE = re.compile(r"[.?!](?=[)\";}\]*:@'({\[!?]|$)")
-_CLOSING = re.compile(r"[\"')\]}]+(?=\s|--|$)")
+_END_INSIDE = re.compile(r"[.?!](?=[)\";}\]*:@'({\[!?‘’“”«»]|$)")
+_CLOSING = re.compile(r"[\"')\]}‘’“”«»]+(?=\s|--|$)")
 _LEADING = '("`{[:;&#*@)}]-,'
-_INNER_BREAK = re.compile(r"[)\";}\]*:@'({\[]|--|\.{2,}(?=[^.])")
+_INNER_BREAK = re.compile(r"[)\";}\]*:@'({\[‘’“”«»]|--|\.{2,}(?=[^.])")
 _NUMBER = re.compile(r"-?[.,]?\d[\d,.-]*")
 
-_OPEN_OR_CLOSE = r"\[\](){}<>;@#$%&?!*\"«»“”‘’„"
+_OPEN_OR_CLOSE = r"\[\](){}<>;@#$%&?!*\"«»“”‘’„‒–—―"
 _PIECE = re.compile(
     rf"\.{{2,}}|--|`+|[{_OPEN_OR_CLOSE}]|[:,](?!\d)|(?:(?!\.\.|--)[^\s:,`{_OPEN_OR_CLOSE}]|[:,](?=\d))+", re.IGNORECASE
 )
-_SUFFIX = re.compile(r"(?i)^(.+?)(n't|'ll|'re|'ve|'s|'m|'d|')$")
-_KEPT_APOSTROPHE = re.compile(r"(?i)'(?:re|ve|ll|m|t|s|d|n)")
+_SUFFIX = re.compile(r"(.*?[^'])('[sSmMdD]|'ll|'LL|'re|'RE|'ve|'VE|n't|N'T|')")
+_CLITIC = re.compile(r"'(?:re|ve|ll|m|t|s|d|n)\b", re.IGNORECASE)
+_FINAL_STOP = re.compile(r"(?<=[^.])\.(?=[\])}>\"'»”’ ]*$)")
 _JOINED = {"cannot": 3, "gonna": 3, "gotta": 3, "wanna": 3, "gimme": 3, "lemme": 3}
 
 
@@ -84,17 +85,24 @@ def _breaks(text: str) -> list[int]:
     chunks = list(_TOKEN.finditer(text))
     for index, token in enumerate(chunks):
         following = chunks[index + 1][0] if index + 1 < len(chunks) else ""
-        # Several marks in one token, as in "wait...what?!", end one sentence at most: at the last of them.
-        end = max((mark.end() for mark in _END_INSIDE.finditer(token[0])), default=0)
-        following = token[0][end:] or following
-        if end and following and _ends_sentence(token[0][:end], following):
-            found.append(token.start() + end)
+        # The last character of the text needs no break behind it.
+        last = len(token[0]) if following else len(token[0]) - 1
+        ends = [mark.end() for mark in _END_INSIDE.finditer(token[0]) if mark.end() <= last]
+        if not ends:
+            continue
+        # Several marks in one token, as in "wait...what?!", end one sentence, at the last of them; in a token of marks, "?!!",
+        # the first does, too.
+        if ends[0] == 1 and len(ends) > 1:
+            found.append(token.start() + 1)
+        inside = token[0][ends[-1] :]
+        if _ends_sentence(token[0][: ends[-1]], inside or following):
+            found.append(token.start() + ends[-1])
     return found
 
 
 def _ends_sentence(token: str, following: str) -> bool:
     """Whether the mark at the end of `token` ends a sentence, given the text behind it."""
-    if "?" in token or "!" in token:
+    if "?" in token or "!" in token or "?" in following[:-1] or "!" in following[:-1]:
         return True
     core = _INNER_BREAK.split(token)[-1].lstrip(_LEADING)
     if core in ("", "."):
@@ -102,10 +110,10 @@ def _ends_sentence(token: str, following: str) -> bool:
     if core.endswith(".."):
         return _starts_sentence(following) is True
     stem = core[:-1].lower()
-    is_initial = len(stem) == 1 and stem.isalpha()
-    if is_initial:
+    if len(stem) == 1 and stem.isalpha():  # an initial, or the end of "Plan B."
         starts = _starts_sentence(following)
-        return starts is True or not (starts is False or _is_capitalized(following))
+        is_name = starts is False or (starts is None and following[:1].isupper())
+        return stem not in ABBREVIATIONS and not is_name
     if stem in ABBREVIATIONS or stem.rpartition("-")[2] in ABBREVIATIONS:
         return _starts_sentence(following) is True
     if _NUMBER.fullmatch(stem):
@@ -123,10 +131,6 @@ def _starts_sentence(following: str) -> bool | None:
     return True if first[0][0].isupper() and first[0].lower() in COMMON_WORDS else None
 
 
-def _is_capitalized(following: str) -> bool:
-    return following[:1].isupper()
-
-
 def _skip_space(text: str, position: int) -> int:
     """Where the next character that is not white space stands."""
     while position < len(text) and text[position].isspace():
@@ -135,24 +139,17 @@ def _skip_space(text: str, position: int) -> int:
 
 
 def _sentence_tokens(sentence: str) -> list[str]:
-    pieces = [piece for chunk in sentence.split() for piece in _chunk_tokens(chunk)]
-    for index in range(len(pieces) - 1, -1, -1):
-        piece = pieces[index]
-        if piece in ")]}>\"'»”’":
-            continue
-        if piece.endswith(".") and len(piece) > 1 and not piece.endswith(".."):
-            pieces[index : index + 1] = [piece[:-1], "."]
-        break
-    return pieces
+    text = _FINAL_STOP.sub(" . ", sentence)
+    return [token for chunk in text.split() for token in _chunk_tokens(chunk)]
 
 
 def _chunk_tokens(chunk: str) -> list[str]:
     found: list[str] = []
     for piece in _PIECE.findall(chunk):
-        if piece.startswith("'") and len(piece) > 1 and not _KEPT_APOSTROPHE.match(piece):
+        if piece.startswith("'") and len(piece) > 1 and not _CLITIC.match(piece):
             found.append("'")
             piece = piece[1:]
-        suffix = _SUFFIX.match(piece) if "'" in piece else None
+        suffix = _SUFFIX.fullmatch(piece) if "'" in piece else None
         if suffix is not None:
             found += [suffix[1], suffix[2]]
         elif (cut := _JOINED.get(piece.lower())) is not None:
