@@ -15,6 +15,7 @@ from transformers import AutoTokenizer
 from rlvr.cli.main import main
 from rlvr.config import load_recipe, to_toml
 from rlvr.envs.tasks import load_task
+from rlvr.filtering.pass_rates import PassRate, PassRateFile, Window
 from rlvr.trainers.tiny import tiny_model
 from rlvr.trainers.train import train
 
@@ -122,8 +123,11 @@ def test_an_unknown_split(refused: Refused) -> None:
 
 def test_pass_rates_of_another_task(refused: Refused, tmp_path: Path) -> None:
     rates = tmp_path / "rates.jsonl"
-    rates.write_text("{}\n")
-    assert str(rates) in refused(f"data.pass_rates={rates}")
+    with PassRateFile(rates, {"model": "m", "task": "countdown", "n": 4}, Window()) as file:
+        file.append(PassRate("countdown/train/0", 4, 2, 0, 12.5, {"correct": 2}))
+        file.finish(["countdown/train/0"])
+    assert "are of task 'countdown', but this run trains on 'chains'" in refused(f"data.pass_rates={rates}")
+    assert "missing.jsonl" in refused("data.pass_rates=missing.jsonl")
 
 
 def test_wandb_without_wandb(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
