@@ -11,7 +11,7 @@ from rlvr.verifiers.instruction.base import Count, Relation, compare, ifeval, re
 def existence(response: str, *, keywords: list[str]) -> bool:
     """Every keyword occurs, in any case, also inside a longer word.
 
-    Fixed: the reference reads keywords as regular expressions, so that "C++" crashes it and "U.S" matches "UPS".
+    Fixed: the reference reads keywords as regular expressions: "C++" finds "C", "U.S" finds "UPS", and "(c" crashes it.
     """
     lower = response.lower()
     return all(_occurs(keyword, response, lower) for keyword in keywords)
@@ -45,7 +45,7 @@ def reference_frequency(response: str, *, keyword: str, frequency: Count, relati
 def forbidden_words(response: str, *, forbidden_words: list[str]) -> bool:
     """None of the words occurs as a whole word, in any case.
 
-    Fixed: the reference reads the words as regular expressions, and never finds one that begins or ends with a sign ("C++").
+    Fixed: the reference reads the words as regular expressions, so that "C++" forbids "C", and "U.S" forbids "UPS".
     """
     return not any(
         re.search(rf"(?<!\w){re.escape(word)}(?!\w)", response, flags=re.IGNORECASE) for word in map(str.strip, forbidden_words)
