@@ -195,6 +195,9 @@ def timed(run: Callable[[Work], None], work: Work) -> Speed:
 
 def measure_vllm(model: Any, works: Sequence[Work], arguments: argparse.Namespace) -> dict[str, list[Speed]]:
     """Run vLLM in its own environment on the same weights, right after the others."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         model.save_pretrained(folder)
         jobs = [{"name": work.name, "prompts": work.prompts, "lengths": work.lengths} for work in works]

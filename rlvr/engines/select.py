@@ -13,7 +13,7 @@ from rlvr import seeding
 from rlvr.engines.decoder import Decoder, LlamaDecoder
 from rlvr.engines.generic import GenericDecoder, evaluating
 from rlvr.engines.weights import Unsupported
-from rlvr.errors import EngineError
+from rlvr.errors import EngineError, boundary
 
 _LOG = logging.getLogger(__name__)
 _PROMPT_LENGTHS = (9, 4, 13)
@@ -35,9 +35,11 @@ def choose_decoder(model: Any, *, dtype: torch.dtype, max_context: int) -> Decod
     reasons = []
     for build in candidates:
         try:
-            decoder = build()
-            _check(decoder, model, _TOLERANCE[dtype], max_context)
-        except Unsupported as reason:
+            # Some models fail inside their own code on a cache that is not theirs: a reason like any other.
+            with boundary(EngineError, "tried a decoder"):
+                decoder = build()
+                _check(decoder, model, _TOLERANCE[dtype], max_context)
+        except EngineError as reason:
             reasons.append(str(reason))
             _LOG.info("%s: %s", type(model).__name__, reason)
         else:

@@ -11,6 +11,10 @@ import torch
 from transformers import (
     GPT2Config,
     GPT2LMHeadModel,
+    GraniteConfig,
+    GraniteForCausalLM,
+    Lfm2Config,
+    Lfm2ForCausalLM,
     LlamaConfig,
     LlamaForCausalLM,
     MambaConfig,
@@ -54,6 +58,10 @@ def build(family: str) -> Any:
             model = LlamaForCausalLM(LlamaConfig(**SHAPE, rope_parameters=LLAMA3_ROPE, attention_bias=True))
         case "mistral":
             model = MistralForCausalLM(MistralConfig(**SHAPE, sliding_window=8))
+        case "granite":
+            model = GraniteForCausalLM(GraniteConfig(**SHAPE, embedding_multiplier=3.0))
+        case "lfm2":
+            model = Lfm2ForCausalLM(Lfm2Config(**SHAPE, layer_types=["conv", "full_attention"]))
         case "mamba":
             model = MambaForCausalLM(
                 MambaConfig(
@@ -223,8 +231,14 @@ def test_large_fp32_models_share_their_weights_instead_of_fusing_copies(monkeypa
     torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-4, rtol=0)
 
 
-def test_a_model_whose_cache_is_unknown_is_run_without_one() -> None:
-    model = build("mamba")
+def test_a_model_that_only_looks_like_llama_is_told_by_its_logits() -> None:
+    model = build("granite")
+    assert NativeEngine(model, None).decoder_name == "generic"
+
+
+@pytest.mark.parametrize("family", ["mamba", "lfm2"])
+def test_a_model_whose_cache_is_unknown_is_run_without_one(family: str) -> None:
+    model = build(family)
     engine = NativeEngine(model, None)
     assert engine.decoder_name == "generic-uncached"
     requests = [(p, Sampling(max_tokens=6, seed=i)) for i, p in enumerate(prompts(3, 5, 5))]
