@@ -100,7 +100,7 @@ def check_space(folder: Path, model: Any, keep: int) -> None:
     free = shutil.disk_usage(existing).free
     if need > free:
         raise CheckpointError(
-            f"checkpoints in {folder} need about {need / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free; "
+            f"checkpoints in {folder} need about {need / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free; "
             "free some space, choose another out=, or lower checkpoint.keep"
         )
 
