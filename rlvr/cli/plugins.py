@@ -1,13 +1,22 @@
-"""`rlvr plugins`: what is installed, and where it comes from."""
+"""`rlvr plugins`: what is installed, where it comes from, and what its settings are."""
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from rlvr.errors import PluginError
 
-HELP = "List plugins by kind, with where they come from; --check loads each one."
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from rlvr.verifiers.base import Verifier
+
+HELP = "List plugins by kind, with version, origin and settings; --check loads each one."
+PIPE_WIDTH = 240
+DOC_CHARS = 110
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,27 +28,84 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from rlvr import registry
 
-    rows = []
-    for kind in [args.kind] if args.kind else registry.KINDS:
-        for name, reference, origin in registry.installed(kind):
-            row: dict[str, object] = {"kind": kind, "name": name, "reference": reference, "origin": origin}
-            if args.check:
-                row["error"] = _failure(kind, name)
-            rows.append(row)
+    rows = [
+        _row(kind, name, reference, origin, check=args.check)
+        for kind in ([args.kind] if args.kind else registry.KINDS)
+        for name, reference, origin in registry.installed(kind)
+    ]
     if args.json:
         print(json.dumps(rows, indent=2))
     else:
-        for row in rows:
-            state = f"  {row['error'] or 'ok'}" if args.check else ""
-            print(f"{row['kind']:<11} {row['name']:<20} {row['reference']:<45} {row['origin']}{state}")
-    return 1 if any(row.get("error") for row in rows) else 0
+        from rich.console import Console
+
+        console = Console(highlight=False)
+        (console if console.is_terminal else Console(highlight=False, width=PIPE_WIDTH)).print(_table(rows, check=args.check))
+    return 1 if args.check and any(row["error"] for row in rows) else 0
 
 
-def _failure(kind: str, name: str) -> str | None:
-    from rlvr import registry
-
+def _row(kind: str, name: str, reference: str, origin: str, *, check: bool) -> dict[str, Any]:
+    row: dict[str, Any] = {"kind": kind, "name": name, "reference": reference, "origin": origin}
+    # Verifiers are cheap to load; an engine or an algorithm may bring torch with it.
+    if not check and kind != "verifiers":
+        return row
     try:
-        registry.resolve(kind, name)
+        target = _load(kind, name)
     except PluginError as error:
-        return str(error)
-    return None
+        return {**row, "error": str(error)}
+    return {**row, **_about(target), "error": None}
+
+
+def _load(kind: str, name: str) -> Any:
+    from rlvr.registry import resolve
+    from rlvr.verifiers.base import as_verifier
+
+    plugin = resolve(kind, name)
+    return as_verifier(plugin) if kind == "verifiers" else plugin.target
+
+
+def _about(target: Any) -> dict[str, Any]:
+    from rlvr.verifiers.base import Verifier
+
+    doc = (target.function if isinstance(target, Verifier) else target).__doc__ or ""
+    first = " ".join(doc.strip().split("\n\n")[0].split())
+    if not isinstance(target, Verifier):
+        return {"doc": first}
+    return {"version": target.version, "isolated": target.isolated, "settings": _settings(target), "doc": first}
+
+
+def _settings(verifier: Verifier) -> dict[str, Any]:
+    """Each setting's default as text, None where it must be given."""
+    import inspect
+
+    parameters = list(inspect.signature(verifier.function).parameters.values())[2:]
+    named = [one for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
+    return {one.name: None if one.default is one.empty else repr(one.default) for one in named}
+
+
+def _table(rows: Sequence[Mapping[str, Any]], *, check: bool) -> RenderableType:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), show_header=False, pad_edge=False)
+    for is_wide in (False, False, False, False, True, True):
+        table.add_column(no_wrap=not is_wide)
+    for row in rows:
+        if row.get("error"):
+            said = Text(row["error"], "red", no_wrap=False, overflow="fold")
+            table.add_row(row["kind"], row["name"], Text(row["origin"], "dim"), Text("broken", "bold red"), "", said)
+            continue
+        where = "" if "isolated" not in row else "in a worker" if row["isolated"] else "in process"
+        version = f"version {row['version']}" if "version" in row else ""
+        settings = " ".join(name for name in row.get("settings", ()))
+        state = " · ".join(part for part in ("ok" if check else "", version, where) if part)
+        table.add_row(
+            row["kind"], Text(row["name"], "bold"), Text(row["origin"], "dim"), state, Text(settings, "cyan"), _what(row)
+        )
+    return table
+
+
+def _what(row: Mapping[str, Any]) -> RenderableType:
+    from rich.text import Text
+
+    doc = row.get("doc", "")
+    return Text(doc if len(doc) <= DOC_CHARS else f"{doc[:DOC_CHARS]}…") if doc else Text(row["reference"], "dim")
