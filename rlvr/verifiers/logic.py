@@ -1,4 +1,4 @@
-"""Puzzles that are checked by their rules: `countdown`, `knights_knaves`, `linear_equations`."""
+"""Puzzles that are checked by their rules: `countdown`, `linear_equations`. See also `knights` and `sudoku`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,6 @@ from rlvr.verifiers.numeric import Number, parse_number
 
 MAX_ANSWER_CHARS = 20_000
 
-_WORD = re.compile(r"\w+|[^\w\s]")
-_ROLES = {"knight": "knight", "knights": "knight", "knave": "knave", "knaves": "knave"}
 _ASSIGNMENT = re.compile(r"\s*([A-Za-z]\w{0,15})\s*(?:=|:)\s*(.+)", re.DOTALL)
 _SEPARATOR = re.compile(r"\\\\|\\quad|\n|;|,(?!\d{3}(?!\d))|\band\b")
 
@@ -51,32 +49,6 @@ def countdown(
     if equals and ((value := parse_number(claimed)) is None or value.value != target):
         return Verdict.incorrect(shown, "states another result than its value")
     return Verdict.correct(shown)
-
-
-@verifier("knights_knaves", isolated=False)
-def knights_knaves(problem: Problem, rollout: Rollout, *, extract: Extract = "auto", strict: bool = False) -> Verdict:
-    """Correct when the answer gives every person the right role, once: "Gina is a knave, Ines is a knight".
-
-    `problem.answer` is `{name: "knight" | "knave"}`. A missing person or a role without a person is unparsed; a person
-    with both roles is incorrect.
-    """
-    gold = problem.answer
-    if not isinstance(gold, dict) or not gold or not set(gold.values()) <= {"knight", "knave"}:
-        return Verdict.error(f"gold answer of {problem.id} is not {{name: 'knight' or 'knave'}}")
-    found = find_answer(rollout.response, extract, strict=strict, auto=("answer_tag", "boxed", "sentence", "whole"))
-    if found.text is None:
-        return Verdict.unparsed(found.reason)
-    text = found.text if found.rule != "sentence" else find_answer(rollout.response, "whole").text or ""
-    if found.is_ambiguous or len(text) > MAX_ANSWER_CHARS:
-        return Verdict.incorrect(text[:200], found.reason or f"the answer has {len(text)} characters")
-    roles, reason = assigned_roles(text, tuple(gold))
-    if roles is None:
-        return Verdict.unparsed(reason)
-    shown = ", ".join(f"{name}: {'/'.join(sorted(given))}" for name, given in roles.items())
-    if any(len(given) > 1 for given in roles.values()):
-        return Verdict.incorrect(shown, "a person has both roles")
-    wrong = [name for name, given in roles.items() if given != {gold[name]}]
-    return Verdict.incorrect(shown, f"wrong for {', '.join(wrong)}") if wrong else Verdict.correct(shown)
 
 
 @verifier("linear_equations", isolated=False)
@@ -115,31 +87,6 @@ def linear_equations(problem: Problem, rollout: Rollout, *, extract: Extract = "
 
 
 _LAST_RULE: dict[bool, Literal["last_number", "whole"]] = {False: "last_number", True: "whole"}
-
-
-def assigned_roles(text: str, names: tuple[str, ...]) -> tuple[dict[str, set[str]] | None, str]:
-    """Every role that `text` gives to each of `names`; None, with the reason, if it is not one role word for each statement."""
-    lower = {name.casefold(): name for name in names}
-    roles: dict[str, set[str]] = {name: set() for name in names}
-    subjects: list[str] = []
-    is_negated = False
-    for match in _WORD.finditer(text):
-        word = match[0].casefold()
-        if word in lower:
-            subjects.append(lower[word])
-        elif word in ("not", "isn", "never"):
-            is_negated = True
-        elif word in ("or", "if", "either", "maybe", "perhaps"):
-            return None, f"the answer hedges ({word!r})"
-        elif word in _ROLES:
-            if not subjects:
-                return None, "a role without a person"
-            role = {"knight": "knave", "knave": "knight"}[_ROLES[word]] if is_negated else _ROLES[word]
-            for name in subjects:
-                roles[name].add(role)
-            subjects, is_negated = [], False
-    missing = [name for name, given in roles.items() if not given]
-    return (None, f"no role for {', '.join(missing)}") if missing else (roles, "")
 
 
 def assigned_values(text: str) -> tuple[dict[str, Fraction] | None, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
-from rlvr.types import Problem, Rollout, Verdict
+from rlvr.types import JSON, Problem, Rollout, Verdict
 from rlvr.verifiers.base import verifier
 from rlvr.verifiers.language import Part, part_of
 from rlvr.verifiers.protocol import NO_TOKEN
@@ -43,7 +43,7 @@ def repetition(
     total = max(0, len(units) - n + 1)
     distinct = len(set(zip(*(units[shift:] for shift in range(n)), strict=False)))
     share = 1.0 - distinct / total if total else 0.0
-    details = {"share": share, "penalty": max_penalty * share, "ngrams": total, "distinct": distinct}
+    details: dict[str, JSON] = {"share": share, "penalty": max_penalty * share, "ngrams": total, "distinct": distinct}
     if share <= allowed:
         return Verdict.correct(**details)
     reason = f"{total - distinct} of {total} {n}-grams of {unit} repeat an earlier one"

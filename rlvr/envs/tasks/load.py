@@ -32,7 +32,7 @@ def task_names() -> list[str]:
 def load_task(name_or_path: str, args: Mapping[str, JSON] | None = None) -> Task:
     """Load a task by its name, as a folder with `task.toml`, as a JSONL or Parquet file, or as `file.py:name`.
 
-    `args` override the task's arguments. Reads no data yet: a data set is looked for when its problems are asked for.
+    `PLUGIN:NAME`, where PLUGIN is a task plugin, gives it the argument `dataset = NAME`. `args` override the task's arguments. Reads no data yet: a data set is looked for when its problems are asked for.
 
     Raises:
         TaskError: unknown name (with the closest ones), a wrong `task.toml`, unknown or wrong arguments.
@@ -42,11 +42,15 @@ def load_task(name_or_path: str, args: Mapping[str, JSON] | None = None) -> Task
     if is_row_file(name_or_path):
         return file_task(Path(name_or_path), args)
     built_in = _built_in_folders()
-    is_plugin = name_or_path in registry.names("tasks")
+    plugins = registry.names("tasks")
+    is_plugin = name_or_path in plugins
     if name_or_path in built_in and is_plugin:
         raise TaskError(f"task name {name_or_path!r} is ambiguous: built in ({built_in[name_or_path]}) and a plugin; use a path")
     if name_or_path in built_in:
         return _from_folder(built_in[name_or_path], args)
+    family, _, member = name_or_path.partition(":")
+    if member and family in plugins:
+        return _from_plugin(family, {"dataset": member, **args})
     if is_plugin or ":" in name_or_path:
         return _from_plugin(name_or_path, args)
     if (Path(name_or_path) / "task.toml").is_file():

@@ -1,0 +1,218 @@
+"""Every data set of the package `reasoning-gym` as a task and a verifier: `task=reasoning_gym:leg_counting`.
+
+The verifier makes the problem again from its seed and index, so that the package's own `score_answer` sees exactly the entry
+that it made, tuples and all. That code runs in a worker process. A few of its scorers hand the answer to `eval` or to sympy's
+parser; for these, only answers made of what such an answer can need get there.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from rlvr.config import VerifierConfig
+from rlvr.envs.tasks import Draft, Generator, Task
+from rlvr.envs.tasks.generated import GeneratedProblems
+from rlvr.envs.tasks.spec import PromptSpec
+from rlvr.errors import ConfigError, TaskError, VerifierError, boundary
+from rlvr.types import JSON, Problem, Rollout, Verdict
+from rlvr.verifiers.base import verifier
+from rlvr.verifiers.extract import TEXT_RULES, Extract, find_answer
+
+SIZES = {"train": 10_000, "test": 500}
+PROMPT = PromptSpec(suffix="Think between <think> and </think>, then write only your answer between <answer> and </answer>.")
+MAX_ANSWER_CHARS = 20_000
+FULL_SCORE = 0.999999  # scores are floats
+
+_ARRAY = re.compile(r"[\d\s\[\],.-]*")
+_LETTERS = re.compile(r"[A-Za-z\d\s\[\],'\"_-]*")
+_ARITHMETIC = re.compile(r"(?:[\d\s+\-/().=]|\*(?!\*))*")
+# Numbers, single letters and named functions; powers of small numbers alone.
+_FORMULA = re.compile(
+    r"(?:\d{1,12}(?!\d)|\.|(?:asin|acos|atan|sinh|cosh|tanh|sin|cos|tan|exp|log|ln|sqrt|pi|[a-zA-Z])(?![a-zA-Z])|[\s+\-/()=]"
+    r"|(?:\*\*|\^)\s?(?:\d{1,2}|\(-?\d{1,2}(?:/\d{1,2})?\))(?!\d)(?!\s*(?:\*\*|\^))|\*(?!\*))*"
+)
+# What reasoning-gym evaluates as Python, and what may get there.
+_GUARDED: dict[str, re.Pattern[str]] = {
+    "string_insertion": _LETTERS,
+    "n_queens": _LETTERS,
+    "spiral_matrix": _ARRAY,
+    "binary_matrix": _ARRAY,
+    "countdown": _ARITHMETIC,
+    "puzzle24": _ARITHMETIC,
+    "simple_integration": _FORMULA,
+    "intermediate_integration": _FORMULA,
+    "polynomial_multiplication": _FORMULA,
+}
+MAX_GUARDED_CHARS = 2_000
+# Data sets whose scorer accepts any text (bool("False") is True): the answer must be the gold text.
+_BY_TEXT = frozenset({"game_of_life_halting"})
+# Data sets without a gold answer of their own keep an example of one in an entry's metadata.
+_EXAMPLES = ("example_answer", "possible_answer", "example_correct_answer")
+MAX_ENTRIES = {"acre": 400}  # makes all its entries at once, in a second for each hundred
+
+
+class Entries(Generator):
+    """`dataset`: its name in reasoning-gym; `config`: what its configuration class takes; `seed` of the problems."""
+
+    dataset: str
+    config: dict[str, Any] = {}
+    seed: int = Field(default=0, ge=0)
+
+    def draw(self, rng: random.Random) -> Draft | None:
+        config = json.dumps(self.config, sort_keys=True)
+        index = rng.randrange(len(_dataset(self.dataset, config, self.seed)))
+        entry = _entry(self.dataset, config, self.seed, index)
+        answer, question = _gold(entry), entry["question"]
+        if not answer:
+            return None
+        origin: dict[str, JSON] = {"dataset": self.dataset, "config": self.config, "seed": self.seed, "index": index}
+        return Draft(question, answer, content=question, metadata={"reasoning_gym": origin})
+
+    def gold_response(self, problem: Problem) -> str:
+        return f"<answer>{problem.answer}</answer>"
+
+
+def task(args: Mapping[str, JSON]) -> Task:
+    """The task plugin `reasoning_gym`; `args` are `dataset`, `seed`, and settings of the data set's own configuration.
+
+    Raises:
+        TaskError: no such data set, or a wrong setting.
+    """
+    own = {key: value for key, value in args.items() if key in ("dataset", "seed")}
+    config = {key: value for key, value in args.items() if key not in own}
+    known = dataset_names()
+    if own.get("dataset") not in known:
+        raise TaskError(f"reasoning_gym has no data set {own.get('dataset')!r}; it has {', '.join(known)}")
+    with boundary(TaskError, f"reasoning_gym data set {own['dataset']!r}, arguments {args}"):
+        adapter = Entries.model_validate({**own, "config": config})
+        source = _dataset(adapter.dataset, json.dumps(config, sort_keys=True), adapter.seed)
+    name = f"reasoning_gym:{adapter.dataset}"
+    return Task(
+        name=name,
+        description=" ".join((source.__doc__ or f"{adapter.dataset} of reasoning-gym").split()),
+        folder=Path(__file__).parent,
+        args={"seed": adapter.seed, **config},
+        verifiers=(VerifierConfig(name="reasoning_gym"),),
+        max_tokens=2048,
+        stop=(),
+        tiny=None,
+        variants={},
+        adapter=adapter,
+        source=GeneratedProblems(name, adapter, PROMPT, SIZES),
+    )
+
+
+def _warm_up() -> None:
+    _package()
+
+
+@verifier("reasoning_gym", warm_up=_warm_up)
+def reasoning_gym(
+    problem: Problem,
+    rollout: Rollout,
+    *,
+    extract: Extract = "auto",
+    strict: bool = False,
+    partial_credit: bool = False,
+) -> Verdict:
+    """Correct when the data set's own `score_answer` gives full marks. `details["raw"]` is what it gave.
+
+    Many data sets give 0.01 to 0.5 to wrong or unreadable answers, and the default scorer credits any text that holds the
+    answer; `partial_credit` passes that on as the score, and is off by default.
+    """
+    origin = problem.metadata.get("reasoning_gym")
+    if not isinstance(origin, Mapping) or not {"dataset", "config", "seed", "index"} <= origin.keys():
+        return Verdict.error(
+            f"{problem.id} does not come from the task reasoning_gym: its metadata does not say which entry it is"
+        )
+    name, config = str(origin["dataset"]), json.dumps(origin["config"], sort_keys=True)
+    found = find_answer(rollout.response, extract, strict=strict, auto=TEXT_RULES)
+    if found.text is None:
+        return Verdict.unparsed(found.reason)
+    shown = found.text[:MAX_ANSWER_CHARS]
+    if found.is_ambiguous or len(found.text) > MAX_ANSWER_CHARS:
+        return Verdict.incorrect(shown, found.reason or f"the answer has {len(found.text)} characters")
+    entry = _entry(name, config, origin["seed"], origin["index"])
+    if _gold(entry) != problem.answer:
+        return Verdict.error(f"{problem.id}: reasoning-gym now makes another problem of its seed; the versions differ")
+    if not _is_harmless(name, found.text):
+        return Verdict.unparsed(f"an answer to {name} cannot need what this one holds")
+    scorer = _dataset(name, config, origin["seed"])
+    try:
+        raw = _score(name, scorer, found.text, entry)
+    except VerifierError as error:
+        _score(name, scorer, _gold(entry), entry)  # a scorer that can read the gold answer stumbled over the model's text
+        return Verdict.unparsed(str(error)[:500])
+    if raw >= FULL_SCORE:
+        return Verdict.correct(shown, raw=raw)
+    if partial_credit and raw > 0:
+        return Verdict.partial(raw, shown, f"{name} gives it {raw:g}", raw=raw)
+    return Verdict.incorrect(shown, f"{name} gives it {raw:g}", raw=raw)
+
+
+def dataset_names() -> list[str]:
+    """The data sets that the installed package has, sorted.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    return sorted(_package().factory.DATASETS)
+
+
+def _score(name: str, scorer: Any, answer: str, entry: Mapping[str, Any]) -> float:
+    """
+    Raises:
+        VerifierError: the scorer raised.
+    """
+    if name in _BY_TEXT:
+        return float(answer.strip().casefold() == _gold(entry).casefold())
+    with boundary(VerifierError, f"the scorer of {name} cannot read the answer"):
+        return float(scorer.score_answer(answer=answer, entry=entry))
+
+
+def _gold(entry: Mapping[str, Any]) -> str:
+    """The gold answer as text, or an example of a right one; empty where there is neither."""
+    if entry["answer"] is not None:
+        return str(entry["answer"])
+    found = next((entry["metadata"][key] for key in _EXAMPLES if entry["metadata"].get(key)), "")
+    return found if isinstance(found, str) else json.dumps(found)
+
+
+def _is_harmless(name: str, answer: str) -> bool:
+    pattern = _GUARDED.get(name)
+    return pattern is None or (len(answer) <= MAX_GUARDED_CHARS and pattern.fullmatch(answer) is not None)
+
+
+@functools.lru_cache(maxsize=32)
+def _dataset(name: str, config: str, seed: int) -> Any:
+    settings: dict[str, Any] = json.loads(config)
+    accepted = {field.name for field in fields(_package().factory.DATASETS[name][1])}
+    own = {
+        key: value
+        for key, value in {"seed": seed, "size": MAX_ENTRIES.get(name, sum(SIZES.values()) * 10)}.items()
+        if key in accepted
+    }
+    return _package().create_dataset(name, **{**own, **settings})
+
+
+@functools.lru_cache(maxsize=4096)
+def _entry(name: str, config: str, seed: int, index: int) -> Any:
+    return _dataset(name, config, seed)[index]
+
+
+def _package() -> Any:
+    try:
+        import reasoning_gym
+        import reasoning_gym.factory
+    except ModuleNotFoundError as error:
+        raise ConfigError("the tasks of reasoning-gym need the package: pip install 'rlvr[reasoning-gym]'") from error
+    return reasoning_gym
