@@ -118,8 +118,7 @@ def audit(
     if not cases and not samples:
         raise ConfigError(f"nothing to audit {bench.verifier.name!r} with: give a task, or golden cases")
     given = [*(sample.settings for sample in samples), *(case.settings for case in cases)]
-    for used in {settings_key(one): one for one in given}.values():
-        check_settings(bench.verifier, used)
+    bench.prepare(list({settings_key(one): one for one in given}.values()))
     subjects = _subjects(bench, samples)
     with tempfile.TemporaryDirectory(prefix="rlvr-audit-") as folder:
         mark = Path(folder, "executed")
@@ -167,6 +166,7 @@ class _Bench:
         self.verifier, self.reference = verifier, reference
         self._timeout_s, self._on_progress = timeout_s, on_progress
         self._done = self._total = 0
+        self._loads = [reference] if reference is not None else []
 
     @classmethod
     def of(
@@ -182,6 +182,13 @@ class _Bench:
         except PluginError:
             return cls(verifier, None, timeout_s, on_progress)
         return cls(verifier, _reachable(plugin) if plugin.target is verifier else None, timeout_s, on_progress)
+
+    def prepare(self, settings: Sequence[Mapping[str, JSON]]) -> None:
+        """Check every set of settings, and find out which verifiers they nest: a worker loads those, too."""
+        for given in settings:
+            check_settings(self.verifier, given)
+            self._loads += _nested(self.verifier, given)
+        self._loads = list(dict.fromkeys(self._loads))
 
     def expect(self, count: int) -> None:
         self._total += count
@@ -200,7 +207,7 @@ class _Bench:
         return dict(verdict.details) if verdict.outcome is Outcome.CORRECT else {"error": verdict.reason}
 
     async def _in_workers(self, reference: str, jobs: Sequence[_Job]) -> list[Verdict]:
-        pool = WorkerPool([reference], workers=WORKERS, timeout_s=self._timeout_s, retries=1, memory_mb=4096)
+        pool = WorkerPool(self._loads, workers=WORKERS, timeout_s=self._timeout_s, retries=1, memory_mb=4096)
 
         async def one(job: _Job) -> Verdict:
             rollout, given = job
@@ -231,6 +238,14 @@ def _reachable(plugin: Plugin) -> str | None:
     location = plugin.reference.rpartition(":")[0]
     is_missing = location in ("__main__", "?", "") or (location.endswith(".py") and not Path(location).is_file())
     return None if is_missing or "<locals>" in plugin.reference else plugin.reference
+
+
+def _nested(verifier: Verifier, settings: Mapping[str, JSON]) -> list[str]:
+    found = []
+    for child in verifier.nested(settings) if verifier.nested is not None else ():
+        plugin = resolve("verifiers", child.reference)
+        found += [plugin.reference, *_nested(as_verifier(plugin), child.settings)]
+    return found
 
 
 def _subjects(bench: _Bench, samples: Sequence[Sample]) -> list[Subject]:

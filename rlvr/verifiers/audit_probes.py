@@ -99,7 +99,11 @@ def samples_of(cases: Sequence[Case]) -> list[Sample]:
 
 def subject_of(verifier: Verifier, sample: Sample, verdict: Verdict) -> Subject:
     """What can be done with a sample, before its carrier is known (`with_carrier`)."""
-    kind = Kind.NONE if verifier.grades == "form" else kind_of(sample.problem.answer, has_letters=_has_letters(verifier))
+    kind = (
+        Kind.NONE
+        if verifier.grades in ("form", "opinion")
+        else kind_of(sample.problem.answer, has_letters=_has_letters(verifier))
+    )
     forms = None
     if verdict.outcome is Outcome.CORRECT:
         settings = {**_defaults(verifier), **sample.settings}
