@@ -37,7 +37,7 @@ _LETTERS = re.compile(r"[A-Za-z\d\s\[\],'\"_-]*")
 _ARITHMETIC = re.compile(r"(?:[\d\s+\-/().=]|\*(?!\*))*")
 # Numbers, single letters and named functions; powers of small numbers alone.
 _FORMULA = re.compile(
-    r"(?:\d{1,12}(?!\d)|\.|(?:asin|acos|atan|sinh|cosh|tanh|sin|cos|tan|exp|log|ln|sqrt|pi|[a-zA-Z])(?![a-zA-Z])|[\s+\-/()=]"
+    r"(?:\d{1,12}(?!\d)|(?<=\d)\.|\.(?=\d)|(?:asin|acos|atan|sinh|cosh|tanh|sin|cos|tan|exp|log|ln|sqrt|pi|[a-zA-Z])(?![a-zA-Z])|[\s+\-/()=]"
     r"|(?:\*\*|\^)\s?(?:\d{1,2}|\(-?\d{1,2}(?:/\d{1,2})?\))(?!\d)(?!\s*(?:\*\*|\^))|\*(?!\*))*"
 )
 # What reasoning-gym evaluates as Python, and what may get there.
@@ -57,7 +57,8 @@ MAX_GUARDED_CHARS = 2_000
 _BY_TEXT = frozenset({"game_of_life_halting"})
 # Data sets without a gold answer of their own keep an example of one in an entry's metadata.
 _EXAMPLES = ("example_answer", "possible_answer", "example_correct_answer")
-MAX_ENTRIES = {"acre": 400}  # makes all its entries at once, in a second for each hundred
+# acre makes all its entries at once, in a second for each thousand; word_ladder refuses more than its words give.
+MAX_ENTRIES = {"acre": 1_000, "word_ladder": 500}
 
 
 class Entries(Generator):
@@ -196,11 +197,8 @@ def _is_harmless(name: str, answer: str) -> bool:
 def _dataset(name: str, config: str, seed: int) -> Any:
     settings: dict[str, Any] = json.loads(config)
     accepted = {field.name for field in fields(_package().factory.DATASETS[name][1])}
-    own = {
-        key: value
-        for key, value in {"seed": seed, "size": MAX_ENTRIES.get(name, sum(SIZES.values()) * 10)}.items()
-        if key in accepted
-    }
+    size = MAX_ENTRIES.get(name, sum(SIZES.values()) * 10)
+    own = {key: value for key, value in {"seed": seed, "size": size}.items() if key in accepted}
     return _package().create_dataset(name, **{**own, **settings})
 
 

@@ -32,7 +32,9 @@ def task_names() -> list[str]:
 def load_task(name_or_path: str, args: Mapping[str, JSON] | None = None) -> Task:
     """Load a task by its name, as a folder with `task.toml`, as a JSONL or Parquet file, or as `file.py:name`.
 
-    `PLUGIN:NAME`, where PLUGIN is a task plugin, gives it the argument `dataset = NAME`. `args` override the task's arguments. Reads no data yet: a data set is looked for when its problems are asked for.
+    `PLUGIN:NAME`, where PLUGIN is a task plugin, gives it the argument `dataset = NAME`.
+
+    `args` override the task's arguments. Reads no data yet: a data set is looked for when its problems are asked for.
 
     Raises:
         TaskError: unknown name (with the closest ones), a wrong `task.toml`, unknown or wrong arguments.
