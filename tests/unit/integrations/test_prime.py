@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,3 +105,11 @@ def without_verifiers(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_the_package_the_error_says_what_to_install() -> None:
     with pytest.raises(PluginError, match="pip install 'verifiers"):
         prime.rubric("number")
+
+
+def test_the_guide_s_rubrics_work(vf: Any) -> None:
+    guide = Path(__file__).parents[3] / "docs" / "integrations.md"
+    (code,) = re.findall(r"^```python verifiers\n(.*?)^```", guide.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert answer.returncode == 0, answer.stderr
+    assert vf.__name__ in code
