@@ -128,6 +128,8 @@ def _print_reports(task: Task, reports: list[SplitReport]) -> None:
         count = len(report.findings)
         verdict = f"[red]{count} fault{'s' * (count > 1)}[/red]" if count else "[green]all pass[/green]"
         console.print(f"{task.name} {report.split}: {report.problems} problems, {verdict}")
+        if report.without_gold:
+            console.print(f"  for {report.without_gold} of them no response is known that must pass: only checked to be gradable")
         for finding in report.findings[:MAX_LISTED]:
             console.print(f"  {_escape(finding.problem_id)}  [bold]{finding.fault}[/bold]  {_escape(finding.detail)}")
         if len(report.findings) > MAX_LISTED:

@@ -1,7 +1,9 @@
 """Prove that a task can be trained and measured on, without a model.
 
 For every problem: a response made from the gold answer passes the task's own verifier, an empty response does not, and
-the gold response of another problem does not. For every split: ids are distinct and prompts have text; no test prompt is
+the gold response of another problem does not. A verifier that grades the form (constraints, layout) is another matter: a
+response to one problem may well fit another, and where none is known that must pass, the verifier only has to be able to grade,
+and the report counts these problems. For every split: ids are distinct and prompts have text; no test prompt is
 also a training prompt.
 """
 
@@ -14,12 +16,15 @@ from enum import StrEnum
 
 from rlvr.envs.tasks import Task
 from rlvr.errors import TaskError
+from rlvr.registry import resolve
 from rlvr.types import JSON, Outcome, Problem, Rollout
+from rlvr.verifiers.base import as_verifier
 from rlvr.verifiers.runner import Grader, WeightedVerifier
 
 ENDLESS_LIMIT = 500  # problems of each split of an endless task when no limit is given
 OTHERS = 3  # gold responses of so many other problems are tried as wrong ones
 AT_ONCE = 64
+PROBE = "A response."  # graded where no gold response is known
 
 
 class Fault(StrEnum):
@@ -50,6 +55,7 @@ class SplitReport:
     split: str
     problems: int
     findings: tuple[Finding, ...]
+    without_gold: int = 0  # problems for which no response is known that must pass
 
 
 async def validate(
@@ -79,12 +85,18 @@ async def validate(
             if split == "test" and "train" in problems:
                 findings += _shared_prompts(found, problems["train"])
             findings += await checker.check_all(_counter(on_problem, split, len(found)))
-            reports.append(SplitReport(split, len(found), tuple(findings)))
+            reports.append(SplitReport(split, len(found), tuple(findings), checker.without_gold))
     return reports
 
 
-def gold_response(task: Task, problem: Problem) -> str:
-    """A response that says the gold answer in the form that the task's first verifier reads.
+def grades_form(task: Task) -> bool:
+    """Whether the task's first verifier grades how a response is written, so that many responses are right."""
+    return as_verifier(resolve("verifiers", task.verifiers[0].name)).grades == "form"
+
+
+def gold_response(task: Task, problem: Problem) -> str | None:
+    """A response that says the gold answer in the form that the task's first verifier reads; None where none is known, which
+    only a verifier that grades the form allows.
 
     Raises:
         TaskError: the gold answer is neither text nor a number, and the adapter has no `gold_response` of its own.
@@ -92,6 +104,8 @@ def gold_response(task: Task, problem: Problem) -> str:
     made = task.adapter.gold_response(problem)
     if made is not None:
         return made
+    if grades_form(task):
+        return None
     if isinstance(problem.answer, bool) or not isinstance(problem.answer, str | int | float):
         raise TaskError(f"task {task.name}, problem {problem.id}: the gold answer is no text; give the adapter a gold_response")
     if task.verifiers[0].args.get("extract") == "answer_tag":
@@ -103,6 +117,8 @@ class _Checker:
     def __init__(self, task: Task, problems: Sequence[Problem], grader: Grader) -> None:
         self._problems, self._grader = problems, grader
         self._golds = [gold_response(task, problem) for problem in problems]
+        self._is_form = grades_form(task)
+        self.without_gold = self._golds.count(None)
 
     async def check_all(self, on_done: Callable[[], None]) -> list[Finding]:
         slots = asyncio.Semaphore(AT_ONCE)
@@ -134,11 +150,12 @@ class _Checker:
         return True
 
     async def _check_gold(self, index: int) -> list[Finding]:
-        problem, response = self._problems[index], self._golds[index]
+        problem, gold = self._problems[index], self._golds[index]
+        response = PROBE if gold is None else gold
         rollout = Rollout.from_response(problem, response)
         await self._grader.grade(rollout)
         verdict = next(iter(rollout.verdicts.values()))
-        if verdict.outcome is Outcome.CORRECT:
+        if verdict.outcome is Outcome.CORRECT or (gold is None and verdict.outcome is not Outcome.VERIFIER_ERROR):
             return []
         fault = Fault.VERIFIER_ERROR if verdict.outcome is Outcome.VERIFIER_ERROR else Fault.GOLD_FAILS
         return [Finding(problem.id, fault, f"{verdict.outcome} for {response[-200:]!r}: {verdict.reason}")]
@@ -150,10 +167,13 @@ class _Checker:
 
     def _wrong_responses(self, index: int) -> list[str]:
         """Several, because two golds may be written differently and mean the same."""
+        if self._is_form:
+            return []
         answer: JSON = self._problems[index].answer
         count = len(self._problems)
         others = [(index + step) % count for step in range(1, min(count, 10 * OTHERS))]
-        return [self._golds[i] for i in others if self._problems[i].answer != answer][:OTHERS]
+        golds = (self._golds[i] for i in others if self._problems[i].answer != answer)
+        return [gold for gold in golds if gold is not None][:OTHERS]
 
 
 def _prompt_faults(problems: Sequence[Problem]) -> list[Finding]:

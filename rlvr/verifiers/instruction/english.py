@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 
-def _words(text: str) -> tuple[str, ...]:
+def word_list(text: str) -> tuple[str, ...]:
+    """The words of a text, for long lists.
+
+    >>> word_list("one two")
+    ('one', 'two')
+    """
     return tuple(text.split())
 
 
 # Written before a full stop that ends no sentence; lower case, without that stop.
-_ABBREVIATIONS = _words(
+_ABBREVIATIONS = word_list(
     """
     dr mr mrs ms messrs prof sr jr sen rep reps gen col lt maj adm st ph.d m.b.a corp inc co ltd bros cie ave chg s.p.a a.g n.v
     b.v s.a a.c s.s mg ft sw jan feb aug sept sep oct nov dec tues wed fri a.m p.m a.d vs d yr u.s u.k u.n u.s.a u.s.s.r n.y n.j
@@ -19,7 +24,7 @@ _ABBREVIATIONS = _words(
 )
 ABBREVIATIONS = frozenset(_ABBREVIATIONS)
 
-_STOP_WORDS = _words(
+_STOP_WORDS = word_list(
     """
     a about above after again against ain all am an and any are aren as at be because been before being below between both but by
     can couldn d did didn do does doesn doing don down during each few for from further had hadn has hasn have haven having he her
@@ -32,7 +37,7 @@ _STOP_WORDS = _words(
 STOP_WORDS = frozenset(_STOP_WORDS)
 
 # Words that are lower case inside a sentence: with a capital behind an abbreviation they begin a new one.
-_COMMON_WORDS = _words(
+_COMMON_WORDS = word_list(
     """
     the this that these those there then thus though through they their them he she his her it its we our you your i my a an in on
     at by for from with without within under over after before during since until while when where who what why how which whose as
@@ -51,14 +56,14 @@ _COMMON_WORDS = _words(
 )
 COMMON_WORDS = frozenset(_COMMON_WORDS)
 
-_CONJUNCTIONS = _words(
+_CONJUNCTIONS = word_list(
     """
     and but for nor or so yet
     """
 )
 CONJUNCTIONS = frozenset(_CONJUNCTIONS)
 
-_PRONOUNS = _words(
+_PRONOUNS = word_list(
     """
     i me we us you he him she her it they them my mine our ours your yours his hers its their theirs myself ourselves yourself
     yourselves himself herself itself themselves this that these those who whom whose which what whoever whomever whatever
@@ -69,7 +74,7 @@ _PRONOUNS = _words(
 PRONOUNS = frozenset(_PRONOUNS)
 
 # Lower case in titles, unless they come first.
-_MINOR_WORDS = _words(
+_MINOR_WORDS = word_list(
     """
     a an the and but for nor or so yet as at by in into of off on onto out over per to up via with from than vs if
     """
@@ -77,14 +82,14 @@ _MINOR_WORDS = _words(
 MINOR_WORDS = frozenset(_MINOR_WORDS)
 
 # Behind a word that can be a noun, these make it one ("Water is").
-_NOUN_BEFORE = _words(
+_NOUN_BEFORE = word_list(
     """
     is are was were be been has have had can could will would may might must should seems remains and or of
     """
 )
 NOUN_BEFORE = frozenset(_NOUN_BEFORE)
 
-PERSON_NAMES = _words(
+PERSON_NAMES = word_list(
     """
     Emma Liam Sophia Jackson Olivia Noah Ava Lucas Isabella Mason Mia Ethan Charlotte Alexander Amelia Benjamin Harper Leo Zoe
     Daniel Chloe Samuel Lily Matthew Grace Owen Abigail Gabriel Ella Jacob Scarlett Nathan Victoria Elijah Layla Nicholas Audrey
@@ -93,12 +98,12 @@ PERSON_NAMES = _words(
 )
 
 # Verbs of their own kind, which a tagger does not count as verbs.
-_MODALS = _words(
+_MODALS = word_list(
     """
     can could will would shall should may might must
     """
 )
-_REGULAR_VERBS = _words(
+_REGULAR_VERBS = word_list(
     """
     accept achieve acknowledge acquire act adapt add address adjust admire admit adopt advance advise affect afford agree aim
     allow alter analyze announce answer anticipate apologize appear apply appoint appreciate approach approve argue arrange arrest
@@ -137,7 +142,7 @@ _REGULAR_VERBS = _words(
     warm warn wash waste watch water wave weigh welcome whisk whisper whistle wipe wish wonder work worry wrap yawn yell zoom
     """
 )
-_IRREGULAR_VERBS = _words(
+_IRREGULAR_VERBS = word_list(
     """
     be am is are was were been being have has had having do does did done doing go goes went gone going say said make made making
     take took taken taking come came coming see saw seen know knew known get got gotten getting give gave given giving find found
