@@ -7,6 +7,7 @@ parser; for these, only answers made of what such an answer can need get there.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import json
 import random
@@ -28,6 +29,7 @@ from rlvr.verifiers.base import verifier
 from rlvr.verifiers.extract import TEXT_RULES, Extract, find_answer
 
 SIZES = {"train": 10_000, "test": 500}
+DEFAULT = "chain_sum"
 PROMPT = PromptSpec(suffix="Think between <think> and </think>, then write only your answer between <answer> and </answer>.")
 MAX_ANSWER_CHARS = 20_000
 FULL_SCORE = 0.999999  # scores are floats
@@ -85,21 +87,22 @@ class Entries(Generator):
 def task(args: Mapping[str, JSON]) -> Task:
     """The task plugin `reasoning_gym`; `args` are `dataset`, `seed`, and settings of the data set's own configuration.
 
+    Without `dataset` it is `chain_sum`, and the package is not imported before problems are asked for.
+
     Raises:
         TaskError: no such data set, or a wrong setting.
     """
     own = {key: value for key, value in args.items() if key in ("dataset", "seed")}
     config = {key: value for key, value in args.items() if key not in own}
-    known = dataset_names()
-    if own.get("dataset") not in known:
-        raise TaskError(f"reasoning_gym has no data set {own.get('dataset')!r}; it has {', '.join(known)}")
-    with boundary(TaskError, f"reasoning_gym data set {own['dataset']!r}, arguments {args}"):
-        adapter = Entries.model_validate({**own, "config": config})
-        source = _dataset(adapter.dataset, json.dumps(config, sort_keys=True), adapter.seed)
+    with boundary(TaskError, f"task reasoning_gym, arguments {dict(args)}"):
+        adapter = Entries.model_validate({"dataset": DEFAULT, **own, "config": config})
+        description = "Tasks of the package reasoning-gym: write reasoning_gym:NAME for one of them (this is chain_sum)."
+        if "dataset" in own:
+            description = _describe(adapter)
     name = f"reasoning_gym:{adapter.dataset}"
     return Task(
         name=name,
-        description=" ".join((source.__doc__ or f"{adapter.dataset} of reasoning-gym").split()),
+        description=description,
         folder=Path(__file__).parent,
         args={"seed": adapter.seed, **config},
         verifiers=(VerifierConfig(name="reasoning_gym"),),
@@ -110,6 +113,20 @@ def task(args: Mapping[str, JSON]) -> Task:
         adapter=adapter,
         source=GeneratedProblems(name, adapter, PROMPT, SIZES),
     )
+
+
+def _describe(adapter: Entries) -> str:
+    """
+    Raises:
+        TaskError: no such data set.
+    """
+    known = dataset_names()
+    if adapter.dataset not in known:
+        close = difflib.get_close_matches(adapter.dataset, known, n=3)
+        hint = f"did you mean {' or '.join(map(repr, close))}?" if close else f"it has {', '.join(known)}"
+        raise TaskError(f"reasoning_gym has no data set {adapter.dataset!r}; {hint}")
+    source = _dataset(adapter.dataset, json.dumps(adapter.config, sort_keys=True), adapter.seed)
+    return " ".join((source.__doc__ or f"{adapter.dataset} of reasoning-gym").split())
 
 
 def _warm_up() -> None:

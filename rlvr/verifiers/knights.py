@@ -99,7 +99,7 @@ def claim_holds(claim: JSON, is_knight: Sequence[bool], depth: int = 0) -> bool:
         raise ValueError(f"a statement is nested more than {MAX_CLAIM_DEPTH} deep")
     match claim:
         case ["knight" | "knave" as role, int(person)] if 0 <= person < len(is_knight):
-            return is_knight[person] == (role == "knight")
+            return (role == "knight") is is_knight[person]
         case ["not", part]:
             return not claim_holds(part, is_knight, depth + 1)
         case ["and" | "or" | "if" | "iff" as joint, left, right]:
