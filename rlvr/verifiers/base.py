@@ -41,6 +41,12 @@ class Verifier:
     "form" (layout, length, language) only what its golden cases say; None: by the kind of the gold answers. "opinion" is not
     verifiable: a judge or a reward model, which no rule decides.
 
+    `quick` finds the same verdict in bounded time, or None where it cannot tell. The grader asks it first, in the trainer's
+    process; only what it leaves open costs a worker.
+
+    `probe` settles whose fault a timeout was: it makes, from a problem, the responses that an honest model could have
+    given. If the verifier grades these in time, the response that ran into the limit is to blame and scores 0.
+
     `nested` names the verifiers that these settings make this one call. Such a verifier runs in a worker only if one of
     those is isolated; they are checked and loaded with it.
     """
@@ -52,6 +58,8 @@ class Verifier:
     warm_up: Callable[[], None] | None = None
     grades: Grades | None = None
     nested: Callable[[Mapping[str, JSON]], Sequence[Nested]] | None = None
+    quick: Callable[..., Verdict | None] | None = None
+    probe: Callable[[Problem], Sequence[str]] | None = None
 
     def __post_init__(self) -> None:
         functools.update_wrapper(self, self.function)
@@ -68,6 +76,8 @@ def verifier(
     warm_up: Callable[[], None] | None = None,
     grades: Grades | None = None,
     nested: Callable[[Mapping[str, JSON]], Sequence[Nested]] | None = None,
+    quick: Callable[..., Verdict | None] | None = None,
+    probe: Callable[[Problem], Sequence[str]] | None = None,
 ) -> Callable[[Callable[..., Verdict]], Verifier]:
     """Make a function `(problem, rollout, *, settings...) -> Verdict` a verifier plugin called `name`.
 
@@ -76,7 +86,7 @@ def verifier(
     """
 
     def decorate(function: Callable[..., Verdict]) -> Verifier:
-        return register("verifiers", name)(Verifier(name, function, isolated, version, warm_up, grades, nested))
+        return register("verifiers", name)(Verifier(name, function, isolated, version, warm_up, grades, nested, quick, probe))
 
     return decorate
 

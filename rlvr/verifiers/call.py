@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from time import perf_counter
 
 from rlvr.errors import RlvrError, VerifierError, boundary
-from rlvr.types import JSON, Rollout, Verdict
+from rlvr.types import JSON, Problem, Rollout, Verdict
 from rlvr.verifiers.base import Verifier
 
 MAX_RESPONSE_CHARS = 4_000_000
@@ -26,6 +26,27 @@ def call_verifier(verifier: Verifier, rollout: Rollout, settings: Mapping[str, J
     except RlvrError as error:
         verdict = Verdict.error(clip(str(error), MAX_REASON_CHARS))
     return _bounded(verdict, perf_counter() - start)
+
+
+def call_quickly(verifier: Verifier, rollout: Rollout, settings: Mapping[str, JSON]) -> Verdict | None:
+    """What the verifier finds in bounded time in this process; None where it has no such way, or leaves it open."""
+    if verifier.quick is None:
+        return None
+    start = perf_counter()
+    try:
+        with boundary(VerifierError, f"verifier {verifier.name!r} raised"):
+            verdict = verifier.quick(rollout.problem, rollout, **settings)
+    except RlvrError as error:
+        verdict = Verdict.error(clip(str(error), MAX_REASON_CHARS))
+    return None if verdict is None else _bounded(verdict, perf_counter() - start)
+
+
+def probe_responses(verifier: Verifier, problem: Problem) -> tuple[str, ...]:
+    """The responses that settle whose fault a timeout was; none where the verifier names none."""
+    if verifier.probe is None:
+        return ()
+    with boundary(VerifierError, f"the probe of verifier {verifier.name!r} raised"):
+        return tuple(verifier.probe(problem))
 
 
 def too_long(rollout: Rollout) -> Verdict | None:

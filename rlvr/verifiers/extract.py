@@ -13,15 +13,18 @@ from typing import Literal, TypeAlias
 
 MAX_TAIL_CHARS = 200_000
 MAX_SENTENCE_CHARS = 500
+MAX_BARE_CHARS = 400
+MAX_BARE_WORDS = 3
+MAX_BETWEEN_BOXES = 80
 
-Rule: TypeAlias = Literal["answer_tag", "boxed", "hash", "sentence", "last_math", "last_number", "whole"]
-Extract: TypeAlias = Literal["auto", "answer_tag", "boxed", "hash", "sentence", "last_math", "last_number", "whole"]
+Rule: TypeAlias = Literal["answer_tag", "boxed", "hash", "sentence", "bare", "last_math", "last_number", "whole"]
+Extract: TypeAlias = Literal["auto", "answer_tag", "boxed", "hash", "sentence", "bare", "last_math", "last_number", "whole"]
 Mode: TypeAlias = Literal["lenient", "strict"]
 
 # What the model marked on purpose comes before what only looks like an answer.
 MARKED: tuple[Rule, ...] = ("answer_tag", "boxed", "hash")
 NUMBER_RULES: tuple[Rule, ...] = (*MARKED, "sentence", "last_number")
-MATH_RULES: tuple[Rule, ...] = (*MARKED, "sentence", "last_math", "last_number")
+MATH_RULES: tuple[Rule, ...] = (*MARKED, "sentence", "bare", "last_math", "last_number")
 TEXT_RULES: tuple[Rule, ...] = (*MARKED, "sentence", "whole")
 CHOICE_RULES: tuple[Rule, ...] = ("answer_tag", "boxed", "sentence")
 
@@ -43,6 +46,9 @@ _NUMBER = re.compile(
 _CONNECTOR = re.compile(
     r"[\s$.,;&*()]*(?:\\?[,;]|\\quad|\\qquad|\\text\{|\}|and|or|和|或)?[\s$.,;&*()\\]*(?:or|and)?[\s$*(]*", re.IGNORECASE
 )
+_WORD = re.compile(r"(?<![\\\w{])[^\W\d_]{2,}")
+_SENTENCE_VERB = re.compile(r"\b(?:is|are|was|not|because|so|we|have|get|the|and|or)\b", re.IGNORECASE)
+_JOINT = re.compile(r"\b(?:and|or)\b|[,;和或与、]", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +143,41 @@ def boxes(text: str) -> list[tuple[int, int, int, str]]:
     return found
 
 
+def joined_boxes(response: str) -> str | None:
+    r"""The contents of several boxes that words such as "and" join into one answer, as a list; None if there is none.
+
+    >>> joined_boxes("$a = \\boxed{1}$ and $b = \\boxed{2}$")
+    '1, 2'
+    """
+    tail = split_thinking(response).answer[-MAX_TAIL_CHARS:]
+    found = boxes(tail)
+    if len(found) < 2:
+        return None
+    parts = [found[-1]]
+    for box in reversed(found[:-1]):
+        between = tail[box[2] : parts[-1][0]]
+        if len(between) > MAX_BETWEEN_BOXES or "\n\n" in between or ". " in between or not _JOINT.search(between):
+            break
+        parts.append(box)
+    contents = list(dict.fromkeys(content.strip() for *_, content in reversed(parts)))
+    return ", ".join(contents) if len(contents) > 1 else None
+
+
+def math_spans(text: str) -> list[str]:
+    """The contents of `$...$` and its kin, in order."""
+    closing = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
+    begin: re.Match[str] | None = None
+    found: list[str] = []
+    for mark in _MATH_SPAN.finditer(text):
+        if begin is not None and mark[0] == closing[begin[0]]:
+            if inner := text[begin.end() : mark.start()].strip():
+                found.append(inner)
+            begin = None
+        elif mark[0] in closing:
+            begin = mark
+    return found
+
+
 def numbers_in(text: str) -> Iterator[re.Match[str]]:
     """Numbers as people write them: signs, thousands separators, decimals, exponents, simple fractions, a percent sign."""
     return _NUMBER.finditer(text)
@@ -207,17 +248,37 @@ def _sentence(text: str, *, is_strict: bool) -> Extraction | None:
     return Extraction(sentence, "sentence") if sentence else None
 
 
-def _last_math(text: str, *, is_strict: bool) -> Extraction | None:
+def _bare(text: str, *, is_strict: bool) -> Extraction | None:
+    """A response that is nothing but an answer: a formula, or formulas joined by "and"."""
+    text = text.strip()
+    if not text or len(text) > MAX_BARE_CHARS or "\n\n" in text or "boxed" in text:
+        return None
+    if not _MATH_SPAN.search(text):
+        words = _WORD.findall(text)
+        is_answer = any(char.isdigit() or char in "=<>\\^" for char in text) or len(words) <= 1
+        is_phrase = len(words) > MAX_BARE_WORDS or (words and _SENTENCE_VERB.search(text))
+        return Extraction(text, "bare") if is_answer and not is_phrase else None
+    outside = _outside_math(text)
+    words = [word for word in _WORD.findall(outside) if word.lower() not in ("and", "or")]
+    begins_with_math = _MATH_SPAN.match(text) is not None
+    return Extraction(text, "bare") if not words or (begins_with_math and len(words) <= 2) else None
+
+
+def _outside_math(text: str) -> str:
     closing = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]"}
     begin: re.Match[str] | None = None
-    content = ""
-    for mark in _MATH_SPAN.finditer(text, max(0, len(text) - 4000)):
+    outside, at = "", 0
+    for mark in _MATH_SPAN.finditer(text):
         if begin is not None and mark[0] == closing[begin[0]]:
-            inner = text[begin.end() : mark.start()].strip()
-            content, begin = inner or content, None
-        elif mark[0] in closing:
-            begin = mark
-    return Extraction(content, "last_math") if content else None
+            at, begin = mark.end(), None
+        elif begin is None and mark[0] in closing:
+            outside, begin = outside + " " + text[at : mark.start()], mark
+    return outside + " " + text[at:]
+
+
+def _last_math(text: str, *, is_strict: bool) -> Extraction | None:
+    spans = math_spans(text[-4000:])
+    return Extraction(spans[-1], "last_math") if spans else None
 
 
 def _last_number(text: str, *, is_strict: bool) -> Extraction | None:
@@ -255,6 +316,7 @@ _RULES: dict[Rule, Callable[..., Extraction | None]] = {
     "boxed": _boxed,
     "hash": _hash,
     "sentence": _sentence,
+    "bare": _bare,
     "last_math": _last_math,
     "last_number": _last_number,
     "whole": _whole,

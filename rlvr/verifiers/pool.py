@@ -209,7 +209,9 @@ class WorkerPool:
                 try:
                     return await self._attempt(request)
                 except WorkerTimeoutError:
-                    return Verdict.error(f"verifier {name!r} took longer than {self._timeout_s:g} s and was killed")
+                    return Verdict.error(
+                        f"verifier {name!r} took longer than {self._timeout_s:g} s and was killed", is_timeout=True
+                    )
                 except WorkerDiedError as error:
                     cause = str(error)
                 except VerifierError as error:
@@ -268,6 +270,11 @@ class WorkerPool:
         """Forget the workers that are gone; returns how many are left."""
         self._all[:] = [worker for worker in self._all if worker.is_alive()]
         return len(self._all)
+
+
+def is_timeout(verdict: Verdict) -> bool:
+    """Whether `WorkerPool.grade` gave up on this rollout because of the time limit."""
+    return verdict.score is None and verdict.details.get("is_timeout") is True
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

@@ -13,9 +13,9 @@ from rlvr.errors import ConfigError, PluginError, VerifierError
 from rlvr.registry import Plugin, resolve
 from rlvr.types import JSON, Rollout, Verdict
 from rlvr.verifiers.base import Verifier, as_verifier
-from rlvr.verifiers.call import call_verifier, too_long
+from rlvr.verifiers.call import call_quickly, call_verifier, probe_responses, too_long
 from rlvr.verifiers.compose import breakdown, weighted_reward
-from rlvr.verifiers.pool import WorkerPool
+from rlvr.verifiers.pool import WorkerPool, is_timeout
 from rlvr.verifiers.settings import check_settings
 
 MAX_NESTING = 8
@@ -136,7 +136,24 @@ class Grader:
         }
 
     async def _grade_isolated(self, part: _Part, rollout: Rollout) -> Verdict:
-        return await self._workers().grade(part.key, part.reference, rollout, part.settings)
+        if (quick := call_quickly(part.verifier, rollout, part.settings)) is not None:
+            return quick
+        verdict = await self._workers().grade(part.key, part.reference, rollout, part.settings)
+        if not is_timeout(verdict) or part.verifier.probe is None:
+            return verdict
+        return await self._blame(part, rollout, verdict)
+
+    async def _blame(self, part: _Part, rollout: Rollout, timeout: Verdict) -> Verdict:
+        """Whose fault a timeout was: the response's, if responses of the verifier's own choice are graded in time."""
+        responses = probe_responses(part.verifier, rollout.problem)
+        for response in responses:
+            probe = Rollout.from_response(rollout.problem, response)
+            verdict = await self._workers().grade(part.key, part.reference, probe, part.settings)
+            if verdict.score is None:
+                return timeout
+        if not responses:
+            return timeout
+        return Verdict.incorrect(reason=f"comparing the answer takes too long: {timeout.reason}", blame="answer")
 
     def _workers(self) -> WorkerPool:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,256 @@
+"""Split LaTeX or plain mathematics into tokens. Linear in the text."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+
+MAX_TOKENS = 600
+
+
+class UnreadableError(ValueError):
+    """The text is not something that this reader understands. Not an error of anyone: others may read it."""
+
+
+class Kind(Enum):
+    """What a token is."""
+
+    NUMBER = "number"
+    SYMBOL = "symbol"  # one letter, with its subscript and primes
+    COMMAND = "command"  # \sqrt, \pi, or a function's name in plain text
+    TEXT = "text"  # words: \text{...}, or a run of letters that is no product
+    MARK = "mark"  # one character, or a relation
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One token; `text` has no backslash for commands."""
+
+    kind: Kind
+    text: str
+    after_space: bool = False
+
+
+FUNCTIONS = frozenset(
+    {
+        "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "sinh", "cosh", "tanh",
+        "coth", "asin", "acos", "atan", "arcsinh", "arccosh", "arctanh", "log", "ln", "lg", "exp", "sqrt", "abs", "gcd", "lcm", "max",
+        "min", "floor", "ceil",
+    }
+)  # fmt: skip
+
+_SKIPPED = re.compile(
+    r"(?<!\\)(?:\\(?:left|right)\s?\.|\\[,;:!>]|\\(?:left|right|displaystyle|textstyle|scriptstyle|quad|qquad|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr"
+    r"|limits|thinspace|enspace|medspace|hfill|phantom|nonumber|,)(?![a-zA-Z])|\\ )|&(?=\s?=)|~"
+)
+_SYNONYMS = {
+    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne",
+    "lt": "<", "gt": ">", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[",
+    "rbrack": "]", "times": "*", "cdot": "*", "ast": "*", "div": "/", "colon": ":", "varnothing": "emptyset", "land": "and",
+    "lor": "or", "wedge": "and", "vee": "or", "backslash": "setminus", "approxeq": "approx", "simeq": "approx", "dbinom": "binom",
+    "tbinom": "binom", "epsilon": "varepsilon", "phi": "varphi", "infin": "infty", "operatorname*": "operatorname", "mod": "bmod",
+    "degree": "circ", "lg": "lg", "rm": "", "bf": "", "it": "", "textdegree": "circ", "lparen": "(", "rparen": ")",
+    "smallsetminus": "setminus", "ne": "ne", "ldots": "dots", "cdots": "dots", "Re": "mathbb R", "isin": "in", "to": "to",
+    "rightarrow": "to", "longrightarrow": "to", "Longrightarrow": "Rightarrow", "implies": "Rightarrow", "prime": "'",
+}  # fmt: skip
+_UNICODE = str.maketrans(
+    {
+        "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/",
+        "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^{\circ}", "−": "-",
+        "–": "-", "—": "-", "﹣": "-", "－": "-", "＋": "+", "＝": "=", "（": "(", "）": ")", "，": ",", "；": ";", "：": ":", "。": ".",
+        "．": ".", "％": "%", "／": "/", "⁄": "/", "∕": "/", "√": r"\sqrt ", "≈": r"\approx ", "≡": r"\equiv ", "∖": r"\setminus ",
+        "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "→": r"\to ", "′": "'", "’": "'", "∗": "*", "、": ",", "？": "?",
+        "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
+        "φ": r"\varphi ", "ϕ": r"\varphi ", "ω": r"\omega ", "σ": r"\sigma ", "ρ": r"\rho ", "τ": r"\tau ", "ε": r"\varepsilon ",
+        "½": r"\frac12 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "⅕": r"\frac15 ", "⅛": r"\frac18 ",
+        "⅜": r"\frac38 ", "⅝": r"\frac58 ", "⅞": r"\frac78 ", "⅖": r"\frac25 ", "⅗": r"\frac35 ", "⅘": r"\frac45 ", "⅙": r"\frac16 ",
+        "⅚": r"\frac56 ", "²": "^{2}", "³": "^{3}", "⁴": "^{4}", "⁵": "^{5}", "⁻": "^{-}", "¹": "^{1}", "ℝ": r"\mathbb{R}",
+        "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "⟨": r"\langle ", "⟩": r"\rangle ", "￥": "¥", "＄": "$",
+        "\u00a0": " ", "\u2003": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "\u2002": " ", "\u2007": " ", "\u200a": " ",
+        "\u200b": None, "\ufeff": None, "\u2061": None,
+        **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
+    }
+)  # fmt: skip
+_SUPERSCRIPTS = re.compile(r"⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
+_SUPERSCRIPT_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
+_TOKEN = re.compile(
+    r"(?P<space>\s+)"
+    r"|\\(?:text|textbf|textit|textrm|textnormal|textup|mathrm|mathbf|mathit|mathsf|mathcal|boldsymbol|bm|vec|overrightarrow|hat|mbox|hbox"
+    r"|operatorname)\*?\s{0,4}\{(?P<words>[^{}]{0,300})\}"
+    r"|\\mathbb\s{0,4}\{?\s{0,4}(?P<field>[A-Z])\s{0,4}\}?(?P<field_sign>\^\s?\{?[+*-]\}?|_\s?\{?[+>]\s?0?\}?)?"
+    r"|\\(?P<env>begin|end)\s{0,4}\{(?P<env_name>[a-zA-Z]{1,12}\*?)\}(?:\{[lcr|]{0,12}\})?"
+    r"|\\(?P<command>[a-zA-Z]+)"
+    r"|(?P<row>\\\\(?!\{))"
+    r"|\\(?P<brace>[{}|])"
+    r"|\\(?P<escaped>[$%#&_])"
+    r"|(?P<relation><=|>=|!=|==|=<|=>)"
+    r"|(?P<repeating>\d*\.\d*(?:\\overline\s?\{\d+\}|\\dot\s?\{?\d\}?(?:\d*\\dot\s?\{?\d\}?)?|\(\d+\)))"
+    r"|(?P<number>\d+(?:\.\d+)?(?:[eE][-+]?\d{1,4}(?![\w.]))?|\.\d+)"
+    r"|(?P<letters>[A-Za-z]+)"
+    r"|(?P<other>.)",
+    re.DOTALL,
+)
+_SHORT_WORDS = frozenset(
+    "no yes odd all not mod and or day one two six ten red hr min sec km cm mm kg mg ml mL ft mph lb oz pm am in the of is pct cal usd rad".split()
+)
+_WORD_UNITS = frozenset("km cm mm kg mg ml mL ft lb oz hr min sec mi pct nm kJ Hz kN MPa kPa ms us rad".split())
+_SEPARATOR_WORDS = frozenset({"and", "or"})
+_UNIT_LETTERS = frozenset("mgshlLNJWVAKCF")
+
+
+def tokenize(text: str) -> list[Token]:
+    r"""The tokens of `text`.
+
+    >>> [token.text for token in tokenize("2\\dfrac{x_1}{3}")]
+    ['2', 'frac', '{', 'x_1', '}', '{', '3', '}']
+
+    Raises:
+        UnreadableError: it is too long.
+    """
+    text = _SUPERSCRIPTS.sub(lambda match: f"^{{{match[0].translate(_SUPERSCRIPT_DIGITS)}}}", text).translate(_UNICODE)
+    if "\\\\begin" in text or ("\\\\" in text and "\\begin" not in text):
+        text = text.replace("\\\\", "\\")  # escaped twice on its way here
+    text = _SKIPPED.sub(" ", text.replace("\\%", "%").replace("{,}", ",").replace("**", "^"))
+    found: list[Token] = []
+    after_space = False
+    for match in _TOKEN.finditer(text):
+        if match["space"]:
+            after_space = True
+            continue
+        found += _tokens_of(match, found[-1] if found else None, after_space)
+        after_space = False
+        if len(found) > MAX_TOKENS:
+            raise UnreadableError(f"more than {MAX_TOKENS} tokens")
+    return _with_subscripts(found)
+
+
+def _tokens_of(match: re.Match[str], previous: Token | None, after_space: bool) -> list[Token]:
+    if match["words"] is not None:
+        return _words(match["words"], after_space)
+    if match["letters"]:
+        return _letters(match["letters"], previous, after_space)
+    if match["number"] or match["repeating"]:
+        return [Token(Kind.NUMBER, match["number"] or match["repeating"], after_space)]
+    if match["field"]:
+        return [Token(Kind.COMMAND, f"mathbb {match['field']}{'+' if match['field_sign'] else ''}", after_space)]
+    if match["env"]:
+        return [Token(Kind.COMMAND, f"{match['env']} {match['env_name'].rstrip('*')}", after_space)]
+    if match["command"]:
+        return _command(match["command"], after_space)
+    if match["row"]:
+        return [Token(Kind.MARK, "\\\\")]
+    if match["brace"]:
+        return [Token(Kind.MARK, "|" if match["brace"] == "|" else "\\" + match["brace"], after_space)]
+    if match["relation"]:
+        sign = {"<=": "le", ">=": "ge", "!=": "ne", "==": "=", "=<": "le", "=>": "Rightarrow"}[match["relation"]]
+        return [Token(Kind.MARK if sign == "=" else Kind.COMMAND, sign, after_space)]
+    return [Token(Kind.MARK, match["escaped"] or match["other"], after_space)]
+
+
+def _command(name: str, after_space: bool) -> list[Token]:
+    name = _SYNONYMS.get(name, name)
+    if not name:
+        return []
+    is_mark = not name[0].isalpha()
+    return [Token(Kind.MARK if is_mark else Kind.COMMAND, name, after_space)]
+
+
+def _words(content: str, after_space: bool) -> list[Token]:
+    word = content.strip()
+    if not word:
+        return []
+    if word in FUNCTIONS or word in ("pi", "gcd", "lcm"):
+        return [Token(Kind.COMMAND, word, after_space)]
+    if word.lower() in _SEPARATOR_WORDS:
+        return [Token(Kind.COMMAND, word.lower(), after_space)]
+    if len(word) == 1 and word.isalpha():
+        return [Token(Kind.TEXT if content != word else Kind.SYMBOL, word, after_space)]
+    if word.replace(".", "", 1).replace(",", "").isdigit():
+        return [Token(Kind.NUMBER, word.replace(",", ""), after_space)]
+    if word in (",", ";"):
+        return [Token(Kind.MARK, word, after_space)]
+    return [Token(Kind.TEXT, word, after_space)]
+
+
+def _letters(run: str, previous: Token | None, after_space: bool) -> list[Token]:
+    if run in FUNCTIONS:
+        return [Token(Kind.COMMAND, run, after_space)]
+    lowered = run.lower()
+    if lowered in _SEPARATOR_WORDS and len(run) > 1:
+        return [Token(Kind.COMMAND, lowered, after_space)]
+    if lowered in ("infinity", "inf", "oo", "infty"):
+        return [Token(Kind.COMMAND, "infty", after_space)]
+    if run in ("pi", "Pi"):
+        return [Token(Kind.COMMAND, "pi", after_space)]
+    if run == "mod":
+        return [Token(Kind.COMMAND, "bmod", after_space)]
+    is_after_value = previous is not None and (previous.kind is Kind.NUMBER or previous.text in (")", "}", "pi"))
+    if is_after_value and run in _WORD_UNITS:
+        return [Token(Kind.TEXT, run, after_space)]
+    if len(run) >= 3 and (inner := _function_inside(run)):
+        return [token for part in inner for token in _letters(part, None, False)]
+    if len(run) >= 4 or run in _SHORT_WORDS or (len(run) == 3 and after_space and is_after_value):
+        return [Token(Kind.TEXT, run, after_space)]
+    if (
+        len(run) == 1
+        and is_after_value
+        and after_space
+        and run in _UNIT_LETTERS
+        and previous is not None
+        and previous.kind is Kind.NUMBER
+    ):
+        return [Token(Kind.TEXT, run, after_space)]
+    return [Token(Kind.SYMBOL, letter, after_space and position == 0) for position, letter in enumerate(run)]
+
+
+def _function_inside(run: str) -> tuple[str, ...] | None:
+    """`sinx`, `xcos` and `lnab` as a function and letters."""
+    for name in ("arcsin", "arccos", "arctan", "sqrt", "sin", "cos", "tan", "log", "exp", "ln", "pi"):
+        before, found, after = run.partition(name)
+        if found and len(before) <= 1 and len(after) <= 1:
+            return tuple(part for part in (before, name, after) if part)
+    return None
+
+
+def _with_subscripts(tokens: list[Token]) -> list[Token]:
+    """Join `x _ { 1 }` and `f '` into one symbol; a subscript of anything else stays."""
+    joined: list[Token] = []
+    at = 0
+    while at < len(tokens):
+        token = tokens[at]
+        is_based = token.kind is Kind.NUMBER and at + 1 < len(tokens) and tokens[at + 1].text == "_"  # 204_5
+        if token.kind is Kind.SYMBOL or is_based or (token.kind is Kind.COMMAND and token.text in GREEK):
+            name = token.text
+            at += 1
+            while at < len(tokens) and tokens[at].kind is Kind.MARK and tokens[at].text in ("_", "'"):
+                if tokens[at].text == "'":
+                    name, at = name + "'", at + 1
+                    continue
+                index, at = _subscript(tokens, at + 1)
+                name += "_" + index
+            joined.append(Token(Kind.SYMBOL if name != token.text else token.kind, name, token.after_space))
+            continue
+        joined.append(token)
+        at += 1
+    return joined
+
+
+def _subscript(tokens: list[Token], at: int) -> tuple[str, int]:
+    if at >= len(tokens):
+        raise UnreadableError("a subscript is missing")
+    if tokens[at].text != "{":
+        return tokens[at].text, at + 1
+    depth, text = 0, ""
+    for end in range(at, len(tokens)):
+        depth += (tokens[end].text == "{") - (tokens[end].text == "}")
+        if depth == 0:
+            return text, end + 1
+        text += tokens[end].text if tokens[end].text != "{" else ""
+    raise UnreadableError("a brace is not closed")
+
+
+GREEK = frozenset(
+    "alpha beta gamma delta varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon varphi chi psi omega "
+    "Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar".split()
+)
