@@ -113,10 +113,12 @@ def subject_of(verifier: Verifier, sample: Sample, verdict: Verdict) -> Subject:
 
 
 def needs_carrier(subject: Subject) -> bool:
-    """Whether the gold response does not show where the answer stands: once, and in a mark or alone."""
-    response, answer = subject.sample.response, subject.extracted
-    is_shown = bool(answer) and response.count(answer or "") == 1 and _is_marked(response, answer or "")
-    return subject.forms is not None and not is_shown
+    """Whether the gold response does not show where the gold answer stands: as it is, once, and in a mark or alone."""
+    if subject.forms is None:
+        return False
+    response, answer = subject.sample.response, subject.extracted or ""
+    is_gold = "".join(answer.split()) == "".join(subject.forms.canonical.split())
+    return not (answer and is_gold and response.count(answer) == 1 and _is_marked(response, answer))
 
 
 def settings_key(settings: Mapping[str, JSON]) -> str:

@@ -48,8 +48,9 @@ def check_verifier(
 
 def complaint(report: AuditReport) -> str:
     """Every broken rule with its examples."""
-    lines = [example for row in report.broken for example in row.examples]
-    shown = "\n".join(f"- {line}" for line in lines[:MAX_SHOWN])
-    rest = f"\n... and {len(lines) - MAX_SHOWN} more" if len(lines) > MAX_SHOWN else ""
+    of_each = max(2, MAX_SHOWN // max(1, len(report.broken)))
+    shown = "\n".join(f"- {line}" for row in report.broken for line in row.examples[:of_each])
+    left = sum(max(0, row.wrong.count - of_each) for row in report.broken)
+    rest = f"\n... and {left} more" if left else ""
     rules = ", ".join(f"{row.name} ({row.wrong.count} of {row.wrong.total})" for row in report.broken)
-    return f"verifier {report.verifier!r} breaks {len(report.broken)} rules: {rules}\n{shown}{rest}"
+    return f"verifier {report.verifier!r} breaks {len(report.broken)} of its rules: {rules}\n{shown}{rest}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from fractions import Fraction
 
@@ -12,6 +13,7 @@ from rlvr.verifiers.extract import NUMBER_RULES, TEXT_RULES, Extract, find_answe
 from rlvr.verifiers.numeric import Number, close, parse_number, same_number
 
 MAX_TEXT_CHARS = 10_000
+_ALTERNATIVES = re.compile(r"\bor\b|或", re.IGNORECASE)
 _PUNCTUATION = " \t\n.,;:!?\"'`*()[]{}$"
 
 
@@ -82,8 +84,8 @@ def gold_number(answer: JSON) -> Number | None:
 
 
 def number_within(text: str) -> Number | None:
-    """The number that a short phrase ends up with: the last after "=", else the only one."""
-    if len(text) > MAX_TEXT_CHARS:
+    """The number that a short phrase ends up with: the last after "=", else the only one. Alternatives are no number."""
+    if len(text) > MAX_TEXT_CHARS or _ALTERNATIVES.search(text):
         return None
     phrase = text.rpartition("=")[2]
     whole = parse_number(phrase)

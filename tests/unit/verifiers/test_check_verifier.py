@@ -7,15 +7,20 @@ from pathlib import Path
 import pytest
 
 from rlvr.testing import check_verifier
-from rlvr.types import Outcome, Problem, Rollout, Verdict
+from rlvr.types import JSON, Outcome, Problem, Rollout, Verdict
 from rlvr.verifiers.base import Verifier
+from rlvr.verifiers.numeric import parse_number
 
-CASES = [{"answer": "5", "response": "5", "outcome": "correct", "why": "equal", "prompt": "What is 2 + 3?"}]
+CASES: list[dict[str, JSON]] = [
+    {"answer": "5", "response": "5", "outcome": "correct", "why": "equal", "prompt": "What is 2 + 3?"}
+]
 
 
 def honest(problem: Problem, rollout: Rollout, *, offset: int = 0) -> Verdict:
-    text = rollout.response.strip()
-    return Verdict.correct(text) if text == str(int(problem.answer) + offset) else Verdict.incorrect(reason="another text")
+    value = parse_number(rollout.response)
+    if value is not None and value.value == int(problem.answer) + offset:
+        return Verdict.correct(rollout.response)
+    return Verdict.incorrect(reason="another number")
 
 
 def check(function: object, cases: object = CASES) -> str:
@@ -26,6 +31,15 @@ def check(function: object, cases: object = CASES) -> str:
 
 def test_an_honest_verifier_passes() -> None:
     check_verifier(honest, CASES)
+
+
+def test_a_verifier_that_compares_text_as_it_stands_may_say_so() -> None:
+    def literal(problem: Problem, rollout: Rollout) -> Verdict:
+        is_same = rollout.response == problem.answer
+        return Verdict.correct(rollout.response) if is_same else Verdict.incorrect(reason="another text")
+
+    assert "equivalent (4 of 4)" in check(literal)
+    check_verifier(literal, CASES, max_false_negatives=1.0)
 
 
 def test_cases_come_from_a_file_and_carry_settings(tmp_path: Path) -> None:
