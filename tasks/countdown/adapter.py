@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pydantic import model_validator
 
-from rlvr.envs.tasks import Draft, Generator
-from rlvr.types import Problem
+from rlvr.envs.tasks import Draft, DrawnOrRead
+from rlvr.types import JSON, Problem
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +21,8 @@ class Term:
     steps: tuple[str, ...] = ()
 
 
-class Adapter(Generator):
-    """`numbers`: fewest and most numbers; `largest` of them; `target`: smallest and largest target."""
+class Adapter(DrawnOrRead):
+    """`numbers`: fewest and most numbers; `largest` of them; `target`: smallest and largest; `rows`: a local data set."""
 
     numbers: tuple[int, int]
     largest: int
@@ -42,14 +43,18 @@ class Adapter(Generator):
         result = combine_all(numbers, rng)
         if not self.target[0] <= result.value <= self.target[1]:
             return None
-        listed = ", ".join(map(str, numbers))
         return Draft(
-            f"Use each of the numbers {listed} exactly once, with +, -, *, / and parentheses, to write an expression "
-            f"that equals {result.value}.",
+            _question(numbers, result.value),
             {"numbers": numbers, "target": result.value},
             content=f"{sorted(numbers)} = {result.value}",
             metadata={"solution": result.text, "steps": list(result.steps)},
         )
+
+    def read(self, row: Mapping[str, JSON]) -> Draft:
+        """Rows whose `answer` is {"numbers", "target"}, with an example of a solution in `meta` where there is one."""
+        answer = row["answer"]
+        solution = (row.get("meta") or {}).get("example_solution", "")
+        return Draft(_question(answer["numbers"], answer["target"]), answer, metadata={"solution": solution, "steps": []})
 
     def demonstrate(self, problem: Problem, rng: random.Random) -> str:
         return self.gold_response(problem)
@@ -57,6 +62,13 @@ class Adapter(Generator):
     def gold_response(self, problem: Problem) -> str:
         steps = "\n".join(problem.metadata["steps"])
         return f"<think>\n{steps}\n</think>\n<answer>{problem.metadata['solution']}</answer>"
+
+
+def _question(numbers: list[int], target: int) -> str:
+    return (
+        f"Use each of the numbers {', '.join(map(str, numbers))} exactly once, with +, -, *, / and parentheses, to write an "
+        f"expression that equals {target}."
+    )
 
 
 def combine_all(numbers: list[int], rng: random.Random) -> Term:

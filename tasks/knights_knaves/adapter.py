@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from rlvr.envs.tasks import Draft, Generator
-from rlvr.types import Problem
+from rlvr.envs.tasks import Draft, DrawnOrRead
+from rlvr.types import JSON, Problem
 
 NAMES = (
     *("Ada", "Bela", "Cora", "Dov", "Edna", "Femi", "Gus", "Hana", "Ivo", "Jun", "Kofi", "Lena", "Milo", "Nia", "Otto", "Pia"),
@@ -25,8 +25,8 @@ MAX_CANONICAL = 4  # people; beyond, two puzzles that differ in the order of peo
 Claim = list[Any]
 
 
-class Adapter(Generator):
-    """`people`: fewest and most, 2 to 8; `depth` of claims: 1 joins plain facts, 2 joins claims of depth 1.
+class Adapter(DrawnOrRead):
+    """`people`: fewest and most, 2 to 8; `depth` of claims: 1 joins plain facts, 2 joins claims of depth 1; `rows`: local data.
 
     Plain facts alone (depth 0) never have exactly one solution: with everyone's kind reversed they fit as well.
     """
@@ -58,6 +58,11 @@ class Adapter(Generator):
             content=canonical(claims),
             metadata={"names": names, "statements": claims},
         )
+
+    def read(self, row: Mapping[str, JSON]) -> Draft:
+        """Rows with the roles as `answer`, and `names` and `statements` in `meta`."""
+        meta = row["meta"]
+        return Draft(row["prompt"], row["answer"], metadata={"names": meta["names"], "statements": meta["statements"]})
 
     def demonstrate(self, problem: Problem, rng: random.Random) -> str:
         return self.gold_response(problem)

@@ -65,6 +65,12 @@ class RowReader(TaskAdapter):
         """
 
 
+class DrawnOrRead(Generator, RowReader):
+    """Draws problems, or reads those of the local data set that `rows` names (a file or folder in RLVR_DATA)."""
+
+    rows: str = ""
+
+
 def messages(prompt: str | tuple[Message, ...], around: PromptSpec) -> tuple[Message, ...]:
     """The opening messages: the system text, if any, and the problem with its suffix."""
     if isinstance(prompt, tuple):

@@ -86,6 +86,8 @@ class DatasetProblems:
                 return [Row(f"{self._name}/{split}/{i:05d}", values) for i, values in enumerate(read_rows(path))]
             if path := find(Path(folder), self._local):
                 return self._rows_of_one_file(path, split)
+        if not self._hub[split]:
+            raise TaskError(f"task {self._name}, split {split}: no data. {self._not_found(split, folder)}")
         return [
             Row(f"{self._name}/{source.name}/{i:05d}", values)
             for source in self._hub[split]

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from rlvr import registry
-from rlvr.envs.tasks.adapter import Generator, RowReader
+from rlvr.envs.tasks.adapter import DrawnOrRead, Generator, RowReader
 from rlvr.envs.tasks.dataset import DatasetProblems
 from rlvr.envs.tasks.file_task import file_task
 from rlvr.envs.tasks.generated import SPLITS, GeneratedProblems
@@ -123,6 +123,8 @@ def _adapter(folder: Path, args: Mapping[str, JSON]) -> Generator | RowReader:
 
 
 def _source(folder: Path, spec: TaskSpec, adapter: Generator | RowReader) -> ProblemSource:
+    if isinstance(adapter, DrawnOrRead) and adapter.rows:
+        return DatasetProblems(folder.name, adapter, spec.prompt, dict.fromkeys(SPLITS, ()), local=adapter.rows)
     if isinstance(adapter, Generator):
         if set(spec.sizes) != set(SPLITS) or spec.splits:
             raise TaskError(f"{folder / 'task.toml'}: a generated task needs sizes for {' and '.join(SPLITS)}, and no splits")
