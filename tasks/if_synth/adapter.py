@@ -9,6 +9,7 @@ from pydantic import model_validator
 
 from rlvr.envs.tasks import Draft, Generator
 from rlvr.types import Problem
+from rlvr.verifiers.instruction.english import word_list
 from rlvr.verifiers.instruction.generate import KINDS, sample_constraints
 
 _FORMS = (
@@ -29,15 +30,17 @@ _FORMS = (
     "Propose a school project on {}.",
     "Write a review of a book about {}.",
 )
-_TOPICS = (
-    "bees, bicycles, black holes, bread, bridges, butterflies, castles, caves, chess, chocolate, clocks, coral reefs, deserts, dolphins, "
-    "earthquakes, eclipses, elevators, fairy tales, fireworks, folk music, football, glaciers, gravity, green tea, handwriting, "
-    "hot-air balloons, icebergs, ink, jazz, kites, knots, languages, libraries, lighthouses, lightning, maps, markets, mirrors, "
-    "mosses, mountains, mushrooms, night trains, old photographs, origami, owls, paper, pencils, penguins, postage stamps, puppets, "
-    "puzzles, rainbows, rivers, robots, salt, shadows, silence, snow, spices, spiders, stars, street musicians, submarines, "
-    "swimming, the calendar, the history of zero, the smell of rain, tides, traffic lights, umbrellas, violins, volcanoes, "
-    "weather forecasts, whales, wind, winter, wolves, yeast"
-).split(", ")
+_TOPICS = word_list(
+    """
+    bees bicycles black_holes bread bridges butterflies castles caves chess chocolate clocks coral_reefs deserts
+    dolphins earthquakes eclipses elevators fairy_tales fireworks folk_music football glaciers gravity green_tea
+    handwriting hot-air_balloons icebergs ink jazz kites knots languages libraries lighthouses lightning maps
+    markets mirrors mosses mountains mushrooms night_trains old_photographs origami owls paper pencils penguins
+    postage_stamps puppets puzzles rainbows rivers robots salt shadows silence snow spices spiders stars
+    street_musicians submarines swimming the_calendar the_history_of_zero the_smell_of_rain tides traffic_lights
+    umbrellas violins volcanoes weather_forecasts whales wind winter wolves yeast
+    """
+)  # "_" stands for a space
 
 
 class Adapter(Generator):
@@ -55,7 +58,7 @@ class Adapter(Generator):
         return self
 
     def draw(self, rng: random.Random) -> Draft | None:
-        request = rng.choice(_FORMS).format(rng.choice(_TOPICS))
+        request = rng.choice(_FORMS).format(rng.choice(_TOPICS).replace("_", " "))
         sample = sample_constraints(rng, rng.randint(*self.constraints), kinds=self.kinds or KINDS)
         answer = sample.answer()
         return Draft(
