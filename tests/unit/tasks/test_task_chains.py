@@ -72,7 +72,7 @@ def test_misread_responses_add_every_digit() -> None:
 def test_shares_of_the_mix_are_as_asked() -> None:
     shown = responses()
     guesses = sum("<think></think>" in response for _, response, _ in shown) / len(shown)
-    assert guesses == pytest.approx(0.5, abs=0.03)
+    assert guesses == pytest.approx(0.55, abs=0.03)
     worked = [(prompt, response) for prompt, response, _ in shown if "<think></think>" not in response and "-" in prompt]
     misread = sum("-" not in response for _, response in worked) / len(worked)
     assert misread == pytest.approx(0.25, abs=0.03)
