@@ -17,6 +17,10 @@ _LEADING = re.compile(
 _LETTER = re.compile(r"(?<![\w\\'’])\(?([A-Z])(?:\)|(?![\w'’]))")
 _OPTION_TEXT = re.compile(r"\s{0,4}[).\]:](?!\s{0,4}(?:,|/|&|or\b|and\b)\s{0,4}\(?[A-Z]\b)")
 _FURTHER_OPTION = re.compile(r"(?<!\w)[A-Z][).:](?!\w)")
+# "Not B" names B to reject it.
+_NEGATED = re.compile(
+    r"\b(?:not|never|nor|neither|except|excluding|(?:is|are|was|does|do|ca|wo)n['’]t)\s{1,4}(?:option\s{1,4})?[(*]{0,3}[A-Z]\b(?!['’])"
+)
 _IN_BRACKETS = re.compile(r"(?<!\w)\(([A-Z])\)|\*\*\(?([A-Z])[).]?\*\*")
 
 
@@ -42,6 +46,8 @@ def choice(
         return Verdict.incorrect(found.text[:MAX_PHRASE_CHARS], found.reason)
     else:
         chosen = letters_in(found.text, letters)
+        if _NEGATED.search(found.text[:MAX_PHRASE_CHARS]):
+            return Verdict.incorrect(found.text[:MAX_PHRASE_CHARS], "an option is rejected, not chosen")
     if not chosen:
         return Verdict.unparsed(f"no letter of {letters} in {(found.text or '')[:80]!r}")
     extracted = ", ".join(sorted(chosen))

@@ -19,7 +19,7 @@ def _load() -> None:
     _package()
 
 
-@verifier("json_schema", warm_up=_load)
+@verifier("json_schema", warm_up=_load, grades="form")
 def json_schema(
     problem: Problem,
     rollout: Rollout,

@@ -19,7 +19,7 @@ MAX_PROGRAM_BYTES = 32 * 2**20
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-@verifier("regex", isolated=False)
+@verifier("regex", isolated=False, grades="form")
 def regex(
     problem: Problem,
     rollout: Rollout,

@@ -42,12 +42,13 @@ def repetition(
         return Verdict.unparsed("there is nothing to measure")
     total = max(0, len(units) - n + 1)
     distinct = len(set(zip(*(units[shift:] for shift in range(n)), strict=False)))
-    share = 1.0 - distinct / total if total else 0.0
+    score = distinct / total if total else 1.0
+    share = 1.0 - score
     details: dict[str, JSON] = {"share": share, "penalty": max_penalty * share, "ngrams": total, "distinct": distinct}
     if share <= allowed:
         return Verdict.correct(**details)
     reason = f"{total - distinct} of {total} {n}-grams of {unit} repeat an earlier one"
-    return Verdict.partial(1.0 - share, reason=reason, **details)
+    return Verdict.partial(score, reason=reason, **details)
 
 
 @verifier("length", isolated=False, grades="form")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import string
 from collections import Counter
 from fractions import Fraction
@@ -11,18 +10,18 @@ from rlvr.types import JSON, Problem, Rollout, Verdict
 from rlvr.verifiers.base import verifier
 from rlvr.verifiers.extract import TEXT_RULES, Extract, find_answer
 from rlvr.verifiers.json_text import MAX_DEPTH, canonical, find_json, nesting, parse_json
-from rlvr.verifiers.numeric import close
+from rlvr.verifiers.numeric import close, parse_number
 
 MAX_TEXT_CHARS = 20_000
 MAX_SHOWN_CHARS = 2_000
 
-_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_ARTICLES = frozenset({"a", "an", "the"})
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @verifier("f1", isolated=False)
 def f1(problem: Problem, rollout: Rollout, *, extract: Extract = "auto", strict: bool = False) -> Verdict:
-    """Score: F1 of the answer's words against the gold answer's (the best of several), after SQuAD's normalisation.
+    """Score: F1 of the answer's words against the gold answer's (the best of several), by SQuAD's rules, but numbers by value.
 
     `problem.answer` is a text or a list of texts. Precision makes a long answer that merely contains the gold words score low.
 
@@ -33,7 +32,7 @@ def f1(problem: Problem, rollout: Rollout, *, extract: Extract = "auto", strict:
         return Verdict.error(
             f"gold answer of {problem.id} is {type(problem.answer).__name__}; 'f1' wants text or a list of texts"
         )
-    gold_words = [squad_words(str(gold)) for gold in golds]
+    gold_words = [answer_words(str(gold)) for gold in golds]
     if not all(gold_words):
         return Verdict.error(f"a gold answer of {problem.id} has no words")
     found = find_answer(rollout.response, extract, strict=strict, auto=TEXT_RULES)
@@ -43,7 +42,7 @@ def f1(problem: Problem, rollout: Rollout, *, extract: Extract = "auto", strict:
         return Verdict.incorrect(found.text[:MAX_SHOWN_CHARS], found.reason)
     if len(found.text) > MAX_TEXT_CHARS:
         return Verdict.incorrect(reason=f"the answer has {len(found.text)} characters; at most {MAX_TEXT_CHARS} are read")
-    score = max(word_f1(squad_words(found.text), words) for words in gold_words)
+    score = max(word_f1(answer_words(found.text), words) for words in gold_words)
     shown = found.text[:MAX_SHOWN_CHARS]
     if score == 1:
         return Verdict.correct(shown)
@@ -52,15 +51,20 @@ def f1(problem: Problem, rollout: Rollout, *, extract: Extract = "auto", strict:
     return Verdict.partial(float(score), shown, f"F1 {float(score):.3f} with the gold answer")
 
 
-def squad_words(text: str) -> list[str]:
-    """Lower case, without punctuation and articles.
+def answer_words(text: str) -> list[str]:
+    """Lower case, without punctuation and articles; numbers by their value, for SQuAD's rule makes 15 of 1.5 and 7 of -7.
 
-    >>> squad_words("The cat's hat!")
-    ['cats', 'hat']
+    >>> answer_words("The cat's 1,200.50 hats!")
+    ['cats', '2401/2', 'hats']
     """
-    plain = text.lower().translate(_NO_PUNCTUATION)
-    words = _ARTICLES.sub(" ", plain).split()
-    return words or plain.split() or text.split()  # a gold answer "A" or "..." is not nothing
+    words = [_plain(word) for word in text.lower().split()]
+    found = [word for word in words if word and word not in _ARTICLES]
+    return found or [word for word in words if word] or text.split()  # a gold answer "A" or "..." is not nothing
+
+
+def _plain(word: str) -> str:
+    number = parse_number(word.rstrip(string.punctuation).lstrip("([{$\"'")) if any(map(str.isdigit, word)) else None
+    return str(number.value) if number is not None else word.translate(_NO_PUNCTUATION)
 
 
 def word_f1(answer: list[str], gold: list[str]) -> Fraction:

@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from rlvr.envs.tasks.spec import PromptSpec
 from rlvr.types import JSON, Message, Problem
@@ -68,7 +68,7 @@ class RowReader(TaskAdapter):
 class DrawnOrRead(Generator, RowReader):
     """Draws problems, or reads those of the local data set that `rows` names (a file or folder in RLVR_DATA)."""
 
-    rows: str = ""
+    rows: str = Field(default="", repr=False)
 
 
 def messages(prompt: str | tuple[Message, ...], around: PromptSpec) -> tuple[Message, ...]:

@@ -99,7 +99,7 @@ def task(args: Mapping[str, JSON]) -> Task:
         description = "Tasks of the package reasoning-gym: write reasoning_gym:NAME for one of them (this is chain_sum)."
         if "dataset" in own:
             description = _describe(adapter)
-    name = f"reasoning_gym:{adapter.dataset}"
+    name = f"reasoning_gym:{adapter.dataset}" if "dataset" in own else "reasoning_gym"
     return Task(
         name=name,
         description=description,
