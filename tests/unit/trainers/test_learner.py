@@ -88,7 +88,7 @@ def relative_gap(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
 @pytest.mark.parametrize("algorithm", PRESETS)
 def test_any_split_into_microbatches_gives_the_same_gradient(algorithm: str) -> None:
     whole, _ = step(algorithm, optim={"tokens_per_microbatch": 10_000})
-    for tokens in (1, 17, 40):
+    for tokens in (1, 30):
         parts, _ = step(algorithm, optim={"tokens_per_microbatch": tokens})
         assert relative_gap(gradients_of(parts), gradients_of(whole)) < 2e-6
 
