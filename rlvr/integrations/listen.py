@@ -66,6 +66,8 @@ def bind(host: str, port: int) -> socket.socket:
     Raises:
         ConfigError: the address is wrong, or in use.
     """
+    if not 0 <= port <= 65_535:
+        raise ConfigError(f"port = {port}; ports are 0 (a free one) to 65535")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         bound = socket.socket(family, kind, protocol)
@@ -75,7 +77,7 @@ def bind(host: str, port: int) -> socket.socket:
         except OSError:
             bound.close()
             raise
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise ConfigError(f"cannot listen on {host} port {port}: {error}") from error
     return bound
 

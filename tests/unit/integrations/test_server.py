@@ -205,6 +205,12 @@ def test_a_port_in_use_is_said_before_anything_starts(server: VerifierServer) ->
         VerifierServer(WeightedVerifier("number"), port=int(server.url.rpartition(":")[2]))
 
 
+@pytest.mark.parametrize(("host", "port"), [("127.0.0.1", 99_999), ("127.0.0.1", -1), ("no such host", 0)])
+def test_an_address_that_cannot_be_is_a_clear_error(host: str, port: int) -> None:
+    with pytest.raises(ConfigError, match=r"ports are|cannot listen on"):
+        VerifierServer(WeightedVerifier("number"), host=host, port=port, token=TOKEN)
+
+
 def connect(server: VerifierServer) -> socket.socket:
     host, _, port = server.url.removeprefix("http://").partition(":")
     return socket.create_connection((host, int(port)), timeout=20)
