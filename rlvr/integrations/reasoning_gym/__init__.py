@@ -27,6 +27,7 @@ from rlvr.errors import ConfigError, TaskError, VerifierError, boundary
 from rlvr.types import JSON, Problem, Rollout, Verdict
 from rlvr.verifiers.base import verifier
 from rlvr.verifiers.extract import TEXT_RULES, Extract, find_answer
+from rlvr.verifiers.numeric import parse_number, same_number
 
 SIZES = {"train": 10_000, "test": 500}
 DEFAULT = "chain_sum"
@@ -162,14 +163,22 @@ def reasoning_gym(
     entry = _entry(name, config, origin["seed"], origin["index"])
     if _gold(entry) != problem.answer:
         return Verdict.error(f"{problem.id}: reasoning-gym now makes another problem of its seed; the versions differ")
-    if not _is_harmless(name, found.text):
+    if _is_same_number(_gold(entry), found.text):
+        return Verdict.correct(shown, raw=1.0)
+    spellings = [text for text in dict.fromkeys((found.text, _plainly(found.text))) if _is_harmless(name, text)]
+    if not spellings:
         return Verdict.unparsed(f"an answer to {name} cannot need what this one holds")
     scorer = _dataset(name, config, origin["seed"])
-    try:
-        raw = _score(name, scorer, found.text, entry)
-    except VerifierError as error:
+    scores, complaint = [], ""
+    for text in spellings:
+        try:
+            scores.append(_score(name, scorer, text, entry))
+        except VerifierError as error:
+            complaint = str(error)[:500]
+    if not scores:
         _score(name, scorer, _gold(entry), entry)  # a scorer that can read the gold answer stumbled over the model's text
-        return Verdict.unparsed(str(error)[:500])
+        return Verdict.unparsed(complaint)
+    raw = max(scores)
     if raw >= FULL_SCORE:
         return Verdict.correct(shown, raw=raw)
     if partial_credit and raw > 0:
@@ -184,6 +193,20 @@ def dataset_names() -> list[str]:
         ConfigError: it is not installed.
     """
     return sorted(_package().factory.DATASETS)
+
+
+def _plainly(text: str) -> str:
+    """The answer without its typography: dollar signs, a command, another minus, a full stop at the end."""
+    plain = text.replace("\\displaystyle", " ").replace("−", "-").strip().removeprefix("$").removesuffix("$")
+    return plain.strip().removesuffix(".")
+
+
+def _is_same_number(gold: str, answer: str) -> bool:
+    """Whether both are numbers and equal. Digits with a leading zero are a text, not a number."""
+    whole = gold.lstrip("-").partition(".")[0]
+    expected = None if whole.startswith("0") and len(whole) > 1 else parse_number(gold)
+    found = None if expected is None else parse_number(answer)
+    return expected is not None and found is not None and same_number(expected, found)
 
 
 def _score(name: str, scorer: Any, answer: str, entry: Mapping[str, Any]) -> float:
