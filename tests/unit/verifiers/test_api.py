@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -18,10 +19,12 @@ import rlvr
 from rlvr.errors import ConfigError, PluginError
 from rlvr.types import Outcome, Problem, Rollout, Verdict
 from rlvr.verifiers import api
-from rlvr.verifiers.api import BlockingGrader, grade, shared_grader
+from rlvr.verifiers.api import BlockingGrader, grade, grade_all, shared_grader
 from rlvr.verifiers.background import background
 from rlvr.verifiers.base import verifier
-from rlvr.verifiers.runner import WeightedVerifier
+from rlvr.verifiers.runner import Grader, WeightedVerifier
+
+SAME_TEXT = f"{Path(__file__).parent / 'plugins' / 'same_text.py'}:same_text"
 
 
 def rollout(response: str, answer: str = "72") -> Rollout:
@@ -30,7 +33,7 @@ def rollout(response: str, answer: str = "72") -> Rollout:
 
 @pytest.fixture(scope="module")
 def grader() -> Iterator[BlockingGrader]:
-    with BlockingGrader([WeightedVerifier("math")], workers=1) as grader:
+    with BlockingGrader([WeightedVerifier(SAME_TEXT)], workers=1) as grader:
         yield grader
 
 
@@ -42,6 +45,25 @@ def worker_pids(grader: BlockingGrader) -> list[int]:
 def test_grade_is_one_call_with_the_verifier_s_settings() -> None:
     assert rlvr.grade("so <answer>72</answer>", "72", "number").outcome is Outcome.CORRECT
     assert rlvr.grade(r"\boxed{71} or <answer>72</answer>", "72", "number", extract="boxed").outcome is Outcome.INCORRECT
+
+
+def test_others_get_their_turn_while_verdicts_come_without_waiting() -> None:
+    async def turns_of_another() -> int:
+        turns = 0
+
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(other())
+        async with Grader([WeightedVerifier("number")]) as grader:
+            await grade_all(grader, [rollout("<answer>72</answer>") for _ in range(50)], at_once=2)
+        task.cancel()
+        return turns
+
+    assert asyncio.run(turns_of_another()) >= 10
 
 
 def test_an_unknown_verifier_or_setting_is_an_error_not_a_verdict() -> None:
@@ -59,12 +81,12 @@ def test_grade_works_inside_a_running_event_loop() -> None:
 
 
 def test_the_workers_stay_alive_between_calls_and_end_with_close() -> None:
-    with BlockingGrader([WeightedVerifier("math")], workers=1) as grader:
-        first = [rollout(r"\boxed{72}"), rollout(r"\boxed{71}")]
+    with BlockingGrader([WeightedVerifier(SAME_TEXT)], workers=1) as grader:
+        first = [rollout("72"), rollout("71")]
         grader.grade(first)
         assert [one.reward for one in first] == [1.0, 0.0]
         pids = worker_pids(grader)
-        grader.grade([rollout(r"\boxed{72}")])
+        grader.grade([rollout("72")])
         assert worker_pids(grader) == pids
         assert len(pids) == 1
     with pytest.raises(ProcessLookupError):
@@ -73,13 +95,13 @@ def test_the_workers_stay_alive_between_calls_and_end_with_close() -> None:
 
 def test_many_threads_share_one_grader(grader: BlockingGrader) -> None:
     with ThreadPoolExecutor(8) as threads:
-        batches = [[rollout(rf"\boxed{{{number}}}", "3")] for number in range(16)]
+        batches = [[rollout(str(number), "3")] for number in range(16)]
         list(threads.map(grader.grade, batches))
     assert [batch[0].reward for batch in batches] == [float(number == 3) for number in range(16)]
 
 
 def test_close_waits_for_the_calls_under_way(grader: BlockingGrader) -> None:
-    batch = [rollout(rf"\boxed{{{number}}}", "3") for number in range(50)]
+    batch = [rollout(str(number), "3") for number in range(50)]
     other = threading.Thread(target=grader.grade, args=(batch,))
     other.start()
     grader.close()
@@ -117,14 +139,14 @@ def test_a_verifier_that_waits_for_another_one_is_an_error_instead_of_a_deadlock
 
 
 FORK = """
-import os
+import os, sys
 from rlvr.types import Problem, Rollout
 from rlvr.verifiers.api import BlockingGrader
-from rlvr.verifiers.runner import WeightedVerifier
+from rlvr.verifiers.runner import Grader, WeightedVerifier
 
-grader = BlockingGrader([WeightedVerifier("math")], workers=1)
+grader = BlockingGrader([WeightedVerifier(sys.argv[1])], workers=1)
 def reward():
-    rollout = Rollout.from_response(Problem("p", (), "72"), "\\\\boxed{72}")
+    rollout = Rollout.from_response(Problem("p", (), "72"), "72")
     grader.grade([rollout])
     return rollout.reward
 assert reward() == 1.0
@@ -141,7 +163,7 @@ print(before[0])
 
 @pytest.mark.processes
 def test_a_forked_child_grades_with_its_own_workers_and_nothing_outlives_the_process() -> None:
-    answer = subprocess.run([sys.executable, "-c", FORK], capture_output=True, text=True, check=False)
+    answer = subprocess.run([sys.executable, "-c", FORK, SAME_TEXT], capture_output=True, text=True, check=False)
     assert answer.returncode == 0, answer.stderr
     with pytest.raises(ProcessLookupError):
         os.kill(int(answer.stdout), 0)
