@@ -91,9 +91,11 @@ def audit_table(report: AuditReport) -> RenderableType:
     table.add_column("wrong", justify="right", no_wrap=True)
     table.add_column("rate", justify="right", no_wrap=True)
     table.add_column("95 % interval", justify="right", no_wrap=True)
-    table.add_column("no score", justify="right", no_wrap=True)
+    is_unscored = any(row.unscored for row in report.rows)
+    if is_unscored:
+        table.add_column("no score", justify="right", no_wrap=True)
     for row in report.rows:
-        table.add_row(*_cells(row))
+        table.add_row(*_cells(row)[: None if is_unscored else -1])
     return Group(_title(report), "", table, "", _summary(report), *_complaints(report), Text(""), _ending(report))
 
 

@@ -190,6 +190,8 @@ def _write_all(graded: Iterator[Graded], out: IO[str], written: Written, source:
             progress.advance()
     out.flush()
     failed, total = counts[Outcome.VERIFIER_ERROR.value], counts.total()
+    if out is not sys.stdout:
+        print(f"{total:,} graded ({', '.join(f'{count:,} {name}' for name, count in counts.items())}) in {out.name}")
     if failed:
         because = f"; the first: {first_cause}" if first_cause else ""
         print(f"{failed} of {total} could not be graded{because}", file=sys.stderr)

@@ -306,12 +306,15 @@ def _said(probe: Probe, verdict: Verdict) -> str:
         wanted = f"{case.outcome}" + ("" if case.score is None else f", score {case.score}")
         return f"{case.where}: wanted {wanted}; got {got}. {case.why}. Response: {case.response[:200]!r}"
     gold = json.dumps(probe.problem.answer, ensure_ascii=False, default=repr)[:80]
-    where = f"{probe.problem.id}, gold answer {gold}"
+    where = f"gold answer {gold}, {probe.problem.id}"
     if verdict.outcome is Outcome.VERIFIER_ERROR:
-        return f"fails on {shown(probe.response)}: {verdict.reason[:300]} [{where}]"
-    names = {"empty": "an empty response", "prompt_echo": "an echo of the prompt"}
-    what = names.get(probe.name, f"a response of kind {probe.name!r}")
-    return f"{what} is {verdict.outcome}: {shown(probe.response)}, got {got} [{where}]"
+        return f"fails on {shown(probe.response)}: {verdict.reason[:300]} ({where})"
+    names = {"empty": "an empty response is", "prompt_echo": "an echo of the prompt is"}
+    if probe.name in names:
+        return f"{names[probe.name]} {verdict.outcome}: {shown(probe.response)} ({where})"
+    read = "" if verdict.extracted is None else f", read as {_short(verdict.extracted)}"
+    because = f": {verdict.reason[:300]}" if verdict.reason else ""
+    return f"{shown(probe.response)} is {verdict.outcome}{read}{because} ({where})"
 
 
 def _short(text: str | None) -> str:

@@ -101,7 +101,7 @@ def test_memory_does_not_grow_with_the_number_of_lines(tmp_path: Path) -> None:
 def test_an_output_file_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file, out = write(tmp_path / "in.jsonl", 5), tmp_path / "out.jsonl"
     assert main(["verify", "number", file, "--out", str(out)]) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == f"5 graded (1 incorrect, 4 correct) in {out}\n"
     assert main(["verify", "number", file, "--out", str(out)]) == 2
     assert "exists; continue it with --resume" in capsys.readouterr().err
     assert stored(out) == expected(5)
