@@ -50,7 +50,9 @@ def probe_responses(verifier: Verifier, problem: Problem) -> tuple[str, ...]:
 
 
 def too_long(rollout: Rollout) -> Verdict | None:
-    """The verdict on a response that is too long to be graded; None for all others."""
+    """The verdict on a response that is too long to be graded, or no text at all; None for all others."""
+    if not isinstance(rollout.response, str):
+        return Verdict.error(f"the response is {type(rollout.response).__name__}, not text")  # type: ignore[unreachable]
     length = len(rollout.response)
     if length <= MAX_RESPONSE_CHARS:
         return None
