@@ -109,7 +109,8 @@ class _Writer:
         if self._has("change_case:english_lowercase"):
             text = text.lower()
         if self._has("detectable_format:json_format"):
-            text = json.dumps({"response": text}, ensure_ascii=False)
+            key = "RESPONSE" if text.isupper() else "response"
+            text = json.dumps({key: " ".join(text.split())}, ensure_ascii=False)  # an escaped line break would be a small "n"
         return f'"{text}"' if self._has("startend:quotation") else text
 
     def _has(self, id: str) -> bool:
