@@ -63,7 +63,7 @@ class ModelConfig(_Section):
     precision: Precision = "auto"  # bf16 keeps fp32 master weights; auto: bf16 where the GPU has it
     device: str = "auto"
     gradient_checkpointing: bool = False
-    attention: str = "sdpa"  # transformers' attn_implementation
+    attention: str = "auto"  # transformers' attn_implementation; auto: what it prefers for the model
     lora_rank: NonNegative = 0  # 0: full fine-tuning
     lora_alpha: Annotated[float, Field(gt=0.0)] = 32.0
     lora_targets: str = "all-linear"

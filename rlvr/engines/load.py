@@ -30,6 +30,20 @@ class LoadedModel:
     device: torch.device
     precision: Literal["fp32", "bf16"]
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Every token that ends the model's turn."""
+        return end_ids(self.model, self.tokenizer)
+
+
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Every token that ends a sequence, according to the generation config, the config and the tokenizer."""
+    found: set[int] = set()
+    for owner in (getattr(model, "generation_config", None), model.config, tokenizer):
+        value = getattr(owner, "eos_token_id", None)
+        found.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
+    return frozenset(found)
+
 
 def load_model(path: str | Path, settings: ModelConfig) -> LoadedModel:
     """Read a checkpoint in Hugging Face format: a folder, the name of a hub repository, or a run folder (its newest checkpoint).
@@ -48,7 +62,10 @@ def load_model(path: str | Path, settings: ModelConfig) -> LoadedModel:
     with _quiet_transformers(), boundary(CheckpointError, f"loading {source!r}"):
         tokenizer = AutoTokenizer.from_pretrained(source)
         model, report = AutoModelForCausalLM.from_pretrained(
-            source, dtype=torch.float32, attn_implementation=settings.attention, output_loading_info=True
+            source,
+            dtype=torch.float32,
+            attn_implementation=None if settings.attention == "auto" else settings.attention,
+            output_loading_info=True,
         )
     _check_weights(source, model, tokenizer, report)
     with boundary(CheckpointError, f"moving {source!r} to {device}"):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import torch
 
+from rlvr.engines.load import end_ids
 from rlvr.engines.rows import NOT_A_TOKEN, RowTable
 from rlvr.engines.select import choose_decoder
 from rlvr.engines.stops import StopFinder
@@ -67,7 +68,7 @@ class NativeEngine:
         self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
         self._max_rows = max_rows
         self._stops = None if tokenizer is None else StopFinder(tokenizer)
-        self.eos_ids = _eos_ids(model, tokenizer)
+        self.eos_ids = end_ids(model, tokenizer)
         with boundary(EngineError, f"preparing {type(model).__name__} for generation"):
             self._decoder = choose_decoder(model, dtype=_DTYPES[precision], max_context=self.max_context)
         self.decoder_name = self._decoder.name
@@ -303,12 +304,3 @@ def _context(model: Any, wanted: int | None) -> int:
     if wanted is not None and wanted > limit:
         raise EngineError(f"max_context = {wanted}, but the model has {limit} positions; lower it")
     return int(wanted or limit)
-
-
-def _eos_ids(model: Any, tokenizer: Any) -> frozenset[int]:
-    """Every token that ends a sequence, according to the generation config, the config and the tokenizer."""
-    found: set[int] = set()
-    for owner in (getattr(model, "generation_config", None), model.config, tokenizer):
-        value = getattr(owner, "eos_token_id", None)
-        found.update(value if isinstance(value, (list, tuple)) else [] if value is None else [value])
-    return frozenset(found)

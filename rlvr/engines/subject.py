@@ -99,7 +99,7 @@ async def open_subject(
         from rlvr.engines.load import load_model
 
         loaded = load_model(subject.model, subject.load)
-        renderer = Renderer(loaded.tokenizer, subject.template)
+        renderer = Renderer(loaded.tokenizer, subject.template, end_ids=loaded.end_ids)
         engine: TrainableEngine = make_engine(
             loaded.model, loaded.tokenizer, max_rows=subject.engine.max_rows, precision=loaded.precision
         )

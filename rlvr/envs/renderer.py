@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,14 +28,16 @@ class Renderer:
 
     `template` is `chat` (the tokenizer's own), `plain` (message texts, an empty line between them and a line break
     at the end: what a base model expects), the path of a Jinja file, or `auto`: chat where the tokenizer has a
-    template, else plain. `notice` says so when `auto` had to choose plain.
+    template, else plain. `notice` says so when `auto` had to choose plain. `end_ids` are the tokens that end the model's
+    turn, of which some models have several; the tokenizer's own is always one.
 
     Raises:
         ConfigError: `chat` with a tokenizer that has no template, or a template file that cannot be read.
     """
 
-    def __init__(self, tokenizer: Tokenizer, template: str = "auto") -> None:
+    def __init__(self, tokenizer: Tokenizer, template: str = "auto", *, end_ids: Iterable[int] = ()) -> None:
         self._tokenizer = tokenizer
+        self._end_ids = frozenset({*end_ids, tokenizer.eos_token_id} - {None})
         self._jinja: str | None = None
         self.notice: str | None = None
         has_template = bool(tokenizer.chat_template)
@@ -59,12 +61,12 @@ class Renderer:
             return tuple(self._tokenizer.encode(text, add_special_tokens=False))
         tokens = tuple(self._tokenizer.encode(text, add_special_tokens=True))
         # Some tokenizers close every text with an end-of-sequence token: nothing would be left to answer.
-        return tokens[:-1] if tokens and tokens[-1] in self._end_ids() else tokens
+        return tokens[:-1] if tokens and tokens[-1] in self._end_ids else tokens
 
     def parse(self, completion: Completion) -> Message:
         """The assistant's message: the sampled tokens as text, without the end-of-sequence token."""
         tokens = completion.token_ids
-        if tokens and tokens[-1] in self._end_ids():
+        if tokens and tokens[-1] in self._end_ids:
             tokens = tokens[:-1]
         return Message("assistant", self._tokenizer.decode(tokens, skip_special_tokens=False))
 
@@ -79,7 +81,7 @@ class Renderer:
         if tail is None:
             return self.prompt_ids([*messages, turn.message, *replies])
         tokens = turn.completion.token_ids
-        if tokens and tokens[-1] in self._end_ids():
+        if tokens and tokens[-1] in self._end_ids:
             tail = tail.removeprefix(self._tokenizer.decode(tokens[-1:], skip_special_tokens=False))
         return (*turn.prompt_ids, *tokens, *self._tokenizer.encode(tail, add_special_tokens=False))
 
@@ -101,10 +103,6 @@ class Renderer:
                 conversation, chat_template=self._jinja, add_generation_prompt=True, tokenize=False
             )
         return str(text)
-
-    def _end_ids(self) -> tuple[int, ...]:
-        end = self._tokenizer.eos_token_id
-        return () if end is None else (end,)
 
 
 def _plain(messages: Sequence[Message]) -> str:

@@ -89,7 +89,7 @@ def join_world(device: str = "auto") -> World:
     from accelerate import PartialState
 
     # Ranks wait for each other during generation and evaluation, which may take far longer than a collective operation.
-    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=timedelta(hours=12))
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=timedelta(hours=2))
     # `accelerate launch --cpu` has been seen to start one process where several were asked for.
     if state.num_processes != expected:
         raise ConfigError(

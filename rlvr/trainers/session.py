@@ -34,7 +34,7 @@ class Session:
         self.observer = observer
         self.loaded = loaded
         self.tokenizer = loaded.tokenizer
-        self.renderer = Renderer(loaded.tokenizer, recipe.template)
+        self.renderer = Renderer(loaded.tokenizer, recipe.template, end_ids=loaded.end_ids)
         self.policy = Policy(
             loaded.model,
             autocast=torch.bfloat16 if loaded.precision == "bf16" else None,

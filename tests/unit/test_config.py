@@ -235,7 +235,7 @@ def test_a_resolved_recipe_comes_back_from_its_file(tmp_path: Path) -> None:
     recipe = run_config(
         "algorithm=dapo",
         "algorithm.clip_high=0.28",
-        "eval.extra.hard.length=8",
+        "eval.variants=true",
         'rollout.stop=["\\n", "\\u007f\\"\\\\"]',
         "verifiers=[{name='math'}, {name='format', weight=0.1, args={style='think'}}]",
         task_args={"spaces and.dots": [1, {"a": 2}], "none": {}},
