@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from rlvr import config
 from rlvr.registry import names, resolve
+from rlvr.verifiers.instruction.registry import constraints
 
 HERE = Path(__file__).parent
 PART = re.compile(r"(<!-- generated: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -50,7 +51,31 @@ def presets() -> str:
     return "\n".join(lines)
 
 
-PARTS: dict[str, Callable[[], str]] = {"recipe keys": recipe_keys, "presets": presets}
+def instruction_constraints() -> str:
+    """Every constraint: its arguments and when it is followed; a dagger marks a fixed defect of the reference."""
+    lines = ["| id | arguments | followed when |", "|---|---|---|"]
+    for constraint in constraints().values():
+        arguments = ", ".join(f"`{name}`" for name in constraint.parameters)
+        lines.append(f"| `{constraint.id}`{' †' if constraint.fixed else ''} | {arguments} | {_cell(constraint.meaning)} |")
+    return "\n".join(lines)
+
+
+def instruction_defects() -> str:
+    """The reference's defects that ours does not have."""
+    found = [f"- `{constraint.id}`: {_cell(constraint.fixed)}" for constraint in constraints().values() if constraint.fixed]
+    return f"{len(found)} constraints.\n\n" + "\n".join(found)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "recipe keys": recipe_keys,
+    "presets": presets,
+    "instruction constraints": instruction_constraints,
+    "instruction defects": instruction_defects,
+}
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
 
 
 def _table(title: str, schema: type[BaseModel], prefix: str, only: set[str] | None) -> str:
