@@ -55,6 +55,7 @@ class Measured:
     cpu_s: float
     pairs: int
     agreeing: int
+    each_ms: tuple[float, ...]  # CPU time of every pair, for sides that grade in this process
 
 
 def rows(name: str) -> Iterator[dict[str, object]]:
@@ -131,12 +132,21 @@ def math_verify_boxed(pairs: list[Pair]) -> list[bool]:
     return [verify(parse(f"\\boxed{{{pair.gold}}}"), parse(pair.response)) for pair in pairs]
 
 
-def measure(side: Side, pairs: list[Pair]) -> Measured:
+def measure(side: Side, pairs: list[Pair], *, is_here: bool) -> Measured:
     cpu, wall = cpu_seconds(), time.perf_counter()
-    found = side(pairs)
+    found, each_ms = one_by_one(side, pairs) if is_here else (side(pairs), [])
     wall, cpu = time.perf_counter() - wall, cpu_seconds() - cpu
     agreeing = sum(was == pair.is_right for was, pair in zip(found, pairs, strict=True))
-    return Measured(wall, max(cpu, 1 / TICKS_PER_S), len(pairs), agreeing)
+    return Measured(wall, max(cpu, 1 / TICKS_PER_S), len(pairs), agreeing, tuple(each_ms))
+
+
+def one_by_one(side: Side, pairs: list[Pair]) -> tuple[list[bool], list[float]]:
+    found, each_ms = [], []
+    for pair in pairs:
+        before = time.process_time()
+        found += side([pair])
+        each_ms.append((time.process_time() - before) * 1e3)
+    return found, each_ms
 
 
 def cpu_seconds() -> float:
@@ -181,16 +191,18 @@ def report(kind: str, pairs: list[Pair], sides: dict[str, Side], rounds: int, pa
     for _ in range(rounds):
         batch = list(itertools.islice(supply, pairs_a_round))
         for name, side in sides.items():
-            found[name].append(measure(side, batch))
+            found[name].append(measure(side, batch, is_here="worker" not in name))
     per_cpu = {name: [m.pairs / m.cpu_s for m in measured] for name, measured in found.items()}
     per_wall = {name: [m.pairs / m.wall_s for m in measured] for name, measured in found.items()}
     here, first, second, *peers = sides
     print(f"\n{kind}: {rounds} rounds of {pairs_a_round} pairs")
-    print(f"{'':<28}{'verdicts/s':>11}{'/CPU-s':>9}{'as made':>9}   ours here / this: wall, CPU")
+    print(f"{'':<28}{'verdicts/s':>11}{'/CPU-s':>9}{'as made':>9}   ours here / this: wall, CPU   CPU ms: median, p99")
     for name, measured in found.items():
         agreeing = sum(m.agreeing for m in measured) / sum(m.pairs for m in measured)
         line = f"{name:<28}{statistics.median(per_wall[name]):>11.0f}{statistics.median(per_cpu[name]):>9.0f}{agreeing:>9.1%}"
-        print(f"{line}   {ratio(per_wall[here], per_wall[name]):>17.1f}x {ratio(per_cpu[here], per_cpu[name]):.1f}x")
+        line += f"   {ratio(per_wall[here], per_wall[name]):>16.1f}x {ratio(per_cpu[here], per_cpu[name]):>9.1f}x"
+        each = sorted(ms for m in measured for ms in m.each_ms)
+        print(f"{line}   {statistics.median(each):>8.2f} {each[int(len(each) * 0.99)]:>8.1f}" if each else line)
     print(f"2 workers / 1 worker, verdicts per wall second: {ratio(per_wall[second], per_wall[first]):.2f}x")
     return min(ratio(per_cpu[here], per_cpu[peer]) for peer in peers)
 
