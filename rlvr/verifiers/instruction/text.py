@@ -68,8 +68,8 @@ def sentences(text: str) -> list[str]:
 def tokens(text: str) -> list[str]:
     """Words and punctuation marks as the Penn Treebank has them, sentence by sentence.
 
-    >>> tokens("I don't know Dr. Who.")
-    ['I', 'do', "n't", 'know', 'Dr.', 'Who', '.']
+    >>> tokens("I don't know Dr. Li.")
+    ['I', 'do', "n't", 'know', 'Dr.', 'Li', '.']
     """
     return [token for sentence in sentences(text) for token in _sentence_tokens(sentence)]
 
