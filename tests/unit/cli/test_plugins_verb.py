@@ -5,8 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from rlvr import registry
 from rlvr.cli.main import main
 from rlvr.registry import KINDS, names
+
+
+@pytest.fixture(autouse=True)
+def only_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests registered by decorator is not there."""
+    monkeypatch.setattr(registry, "_decorated", {})
 
 
 def test_plugins_lists_every_kind_with_its_origin_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,3 +41,28 @@ def test_check_loads_every_built_in(capsys: pytest.CaptureFixture[str]) -> None:
 def test_check_says_no_when_a_plugin_is_broken(other_package: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plugins", "tools", "--check"]) == 1
     assert "tools plugin 'broken' of other-rlvr 1.2 failed to load from other_rlvr_missing:tool" in capsys.readouterr().out
+
+
+def test_verifiers_are_shown_with_version_settings_and_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plugins", "verifiers", "--json"]) == 0
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    assert rows["number"]["settings"]["strict"] == "False"
+    assert rows["math"]["isolated"] is True
+    assert all(row["version"] and row["doc"] for row in rows.values())
+    assert main(["plugins", "verifiers"]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.split()[1] == "number"]
+    for word in ("rlvr 0.1.0", "version 1", "in process", "tolerance", "Correct when the final answer is the gold number"):
+        assert word in line
+
+
+def test_a_broken_verifier_is_shown_without_check_and_is_no_failure(
+    other_package: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    points = other_package / "other_rlvr-1.2.dist-info" / "entry_points.txt"
+    points.write_text(points.read_text() + "\n[rlvr.verifiers]\nlost = other_rlvr_missing:verifier\n")
+    registry._entries.cache_clear()
+    assert main(["plugins", "verifiers", "--json"]) == 0
+    (row,) = [row for row in json.loads(capsys.readouterr().out) if row["name"] == "lost"]
+    assert "failed to load from other_rlvr_missing:verifier" in row["error"]
+    assert main(["plugins", "verifiers", "--check"]) == 1
+    assert "broken" in capsys.readouterr().out
