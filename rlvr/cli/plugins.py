@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rlvr.verifiers.base import Verifier
 
 HELP = "List plugins by kind, with version, origin and settings; --check loads each one."
-PIPE_WIDTH = 240
+PIPE_WIDTH = 1_000  # one line a row, whatever its length
 DOC_CHARS = 110
 
 
