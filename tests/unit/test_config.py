@@ -238,7 +238,7 @@ def test_a_resolved_recipe_comes_back_from_its_file(tmp_path: Path) -> None:
         "eval.variants=true",
         'rollout.stop=["\\n", "\\u007f\\"\\\\"]',
         "verifiers=[{name='math'}, {name='format', weight=0.1, args={style='think'}}]",
-        task_args={"spaces and.dots": [1, {"a": 2}], "none": {}},
+        task_args={"spaces and.dots": [1, {"a": 2}], "none": {}, "nested": {}},
     )
     path = tmp_path / "config.toml"
     path.write_text(to_toml(recipe.model_dump()), encoding="utf-8")

@@ -175,14 +175,18 @@ def test_a_file_that_fails_to_import_leaves_nothing_behind(tmp_path: Path) -> No
     assert resolve("tools", f"{path}:f").target == 1
 
 
+BUILT_IN = [(kind, name) for kind in KINDS for name, _, origin in installed(kind) if origin.startswith("rlvr ")]
+
+
 def test_a_loaded_built_in_is_listed_once() -> None:
-    for name in names("verifiers"):
-        resolve("verifiers", name)
-    listed = [name for name, _, _ in installed("verifiers")]
-    assert len(listed) == len(set(listed))
+    for kind, name in BUILT_IN:
+        resolve(kind, name)
+    for kind in KINDS:
+        listed = [name for name, _, _ in installed(kind)]
+        assert len(listed) == len(set(listed))
 
 
-@pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind in KINDS for name in names(kind)])
+@pytest.mark.parametrize(("kind", "name"), BUILT_IN)
 def test_every_built_in_plugin_loads(kind: str, name: str) -> None:
     plugin = resolve(kind, name)
     assert plugin.origin.startswith("rlvr ")
