@@ -33,7 +33,7 @@ _ANSWER_TAG = re.compile(r"<(/?)(answer|final_answer)>", re.IGNORECASE)
 _BRACES = re.compile(r"\\(?:boxed|fbox)[ \t\n]{0,8}\{|\\.|[{}]", re.DOTALL)
 _BARE_BOX = re.compile(r"\\boxed[ \t]{1,8}([^\s{}$\\]{1,64})")
 _SENTENCE = re.compile(r"(?:answer[*_ \t]{0,8}(?:is|:|=)|答案(?:是|为|：|:))", re.IGNORECASE)
-_SENTENCE_END = re.compile(r"\n|。|\.(?=\s|$)|[!;](?=\s|$)")
+_SENTENCE_END = re.compile(r"\n|。|\.(?=\s|$)|(?<!\\)[!;](?=\s|$)")
 _MATH_SPAN = re.compile(r"\$\$|\$|\\\(|\\\)|\\\[|\\\]")
 _NUMBER = re.compile(
     r"(?<![\w.])[-+−]?(?:"
@@ -48,6 +48,26 @@ _CONNECTOR = re.compile(
 )
 _WORD = re.compile(r"(?<![\\\w{])[^\W\d_]{2,}")
 _SENTENCE_VERB = re.compile(r"\b(?:is|are|was|not|because|so|we|have|get|the|and|or)\b", re.IGNORECASE)
+_ANNOUNCEMENTS = frozenset(
+    {
+        "answer",
+        "result",
+        "solution",
+        "ans",
+        "final",
+        "so",
+        "thus",
+        "therefore",
+        "hence",
+        "get",
+        "have",
+        "is",
+        "are",
+        "we",
+        "it",
+        "the",
+    }
+)
 _JOINT = re.compile(r"\b(?:and|or)\b|[,;和或与、]", re.IGNORECASE)
 
 
@@ -207,7 +227,7 @@ def _answer_tag(text: str, *, is_strict: bool) -> Extraction | None:
 
 
 def _boxed(text: str, *, is_strict: bool) -> Extraction | None:
-    found = boxes(text)
+    found = boxes(text) or boxes(text.replace("\\\\boxed", "\\boxed"))  # escaped twice on its way here
     if not found:
         bare = None
         for bare in _BARE_BOX.finditer(text):  # noqa: B007
@@ -242,7 +262,8 @@ def _sentence(text: str, *, is_strict: bool) -> Extraction | None:
     if last is None:
         return None
     rest = text[last.end() : last.end() + MAX_SENTENCE_CHARS].lstrip("*_:： \t\n")
-    end = _SENTENCE_END.search(rest)
+    # What ends a sentence does not end it inside a formula.
+    end = next((end for end in _SENTENCE_END.finditer(rest) if rest.count("$", 0, end.start()) % 2 == 0), None)
     sentence = rest[: end.start()] if end else rest
     sentence = sentence.strip().strip("*_").strip()
     return Extraction(sentence, "sentence") if sentence else None
@@ -259,9 +280,9 @@ def _bare(text: str, *, is_strict: bool) -> Extraction | None:
         is_phrase = len(words) > MAX_BARE_WORDS or (words and _SENTENCE_VERB.search(text))
         return Extraction(text, "bare") if is_answer and not is_phrase else None
     outside = _outside_math(text)
-    words = [word for word in _WORD.findall(outside) if word.lower() not in ("and", "or")]
-    begins_with_math = _MATH_SPAN.match(text) is not None
-    return Extraction(text, "bare") if not words or (begins_with_math and len(words) <= 2) else None
+    words = [word.lower() for word in _WORD.findall(outside) if word.lower() not in ("and", "or")]
+    is_announced = any(word in _ANNOUNCEMENTS for word in words)
+    return Extraction(text, "bare") if len(words) <= 2 and not is_announced else None
 
 
 def _outside_math(text: str) -> str:

@@ -10,6 +10,7 @@ import re
 from typing import Literal
 
 from rlvr.types import JSON, Problem, Rollout, Verdict
+from rlvr.verifiers.algebra.answers import strip_wrapping
 from rlvr.verifiers.algebra.decide import TYPES, Decision, Type, decide, readings
 from rlvr.verifiers.base import verifier
 from rlvr.verifiers.exact import gold_number, number_within
@@ -20,11 +21,16 @@ from rlvr.verifiers.numeric import Number, parse_number, same_number
 MAX_ANSWER_CHARS = 2_000
 MAX_PHRASE_CHARS = 500
 
-_SPACING = re.compile(r"\\[,;:! ]|\\(?:left|right|displaystyle|quad|qquad)(?![a-zA-Z])|\s+|~|\$")
+_SPACING = re.compile(
+    r"\\[,;:! ]|\\(?:left|right|displaystyle|quad|qquad)(?![a-zA-Z])|(?<!\d)\s+|\s+(?!\d)|~|\$"
+)  # "1 2" is not 12
 _FRACTION = re.compile(r"\\[dtc]frac")
 _TEXT = re.compile(r"\\(?:text|textbf|mathrm|mbox)\s?\{([^{}]*)\}")
 _BASE = re.compile(r"([0-9A-Z]+)_\{?(\d{1,2})\}?")
 _ELLIPSIS = re.compile(r"\\(?:l|c|v|d)?dots|\.\.\.|…")
+_SYMBOLIC = re.compile(
+    r"\\(?:int|sum|prod|lim|det|partial|nabla|begin|operatorname|overline|mathop|frac\{d|Delta)|matrix", re.IGNORECASE
+)
 _VERB = re.compile(r"\b(?:is|are|equals?|was|be)\b|=|为|是", re.IGNORECASE)
 
 Extract = Literal["auto", "boxed", "answer_tag", "hash", "sentence", "last_math", "last_number", "whole"]
@@ -112,7 +118,7 @@ def gold_text(answer: JSON) -> str | None:
 
 
 def _kind(answer: JSON) -> str:
-    return answer.__class__.__name__
+    return type(answer).__name__
 
 
 def _decide(problem: Problem, gold: str, found: Extraction, response: str, kind: Type, tolerance: float) -> Verdict | None:
@@ -132,6 +138,9 @@ def _decide(problem: Problem, gold: str, found: Extraction, response: str, kind:
         return Verdict.incorrect(answer, decision.reason)
     if (danger := hazard(answer) or unfinished(gold, answer)) is not None:
         return Verdict.incorrect(answer, danger)
+    # The symbolic parser picks what it can read out of a text, so it is not asked where there is nothing for it to do.
+    if readings(gold) and not readings(answer) and not _SYMBOLIC.search(answer + gold):
+        return Verdict.incorrect(answer, "not readable as one answer")
     if (danger := hazard(gold)) is not None:
         if readings(gold):
             return Verdict.incorrect(answer, "not comparable with the gold answer")
@@ -143,13 +152,8 @@ def _decide_phrase(gold: str, found: Extraction, kind: Type, tolerance: float) -
     """Compare what was found; of a sentence that is no answer itself, what follows its last verb, or its last formula."""
     answer = found.text or ""
     decision = decide(gold, answer, kind, tolerance)
-    if (
-        found.rule not in ("sentence", "answer_tag")
-        or decision.is_equal
-        or len(answer) > MAX_PHRASE_CHARS
-        or readings(answer)
-        and not _is_prose(answer)
-    ):
+    is_answer = bool(readings(answer)) and not _is_prose(answer)
+    if decision.is_equal or is_answer or len(answer) > MAX_PHRASE_CHARS:
         return decision
     tails = [answer[match.end() :] for match in _VERB.finditer(answer)][-1:] + math_spans(answer)[-1:]
     for tail in tails:
@@ -171,11 +175,8 @@ def _compare_directly(gold: str, answer: str, found: Extraction) -> Verdict | No
         if same_number(gold_value, value):
             return Verdict.correct(answer, "same number")
         # A comma may also separate two values, or be a decimal point; our algebra tries these.
-        return (
-            None
-            if "," in gold or "," in answer or value.decimals or gold_value.decimals
-            else Verdict.incorrect(answer, "another number")
-        )
+        is_settled = not any(mark in text for mark in ",." for text in (gold, answer))
+        return Verdict.incorrect(answer, "another number") if is_settled else None
     gold_base, base = _BASE.fullmatch(normal_text(gold)), _BASE.fullmatch(normal_text(answer))
     if gold_base is not None and (base is not None or value is not None):
         digits, radix = (base[1], base[2]) if base is not None else (normal_text(answer), gold_base[2])
@@ -196,5 +197,5 @@ def _answer_number(answer: str, found: Extraction) -> Number | None:
 
 def normal_text(text: str) -> str:
     """The text without what changes only its looks: spaces, delimiters, sizes of brackets and fractions, a final period."""
-    text = _TEXT.sub(r"\1", _FRACTION.sub(r"\\frac", text.strip().rstrip(".")))
-    return _SPACING.sub("", text).replace("^\\circ", "°").replace("^{\\circ}", "°").replace("\\%", "%").rstrip(".")
+    text = _TEXT.sub(r"\1", _FRACTION.sub(r"\\frac", strip_wrapping(text)))
+    return _SPACING.sub("", text.strip()).replace("^\\circ", "°").replace("^{\\circ}", "°").replace("\\%", "%").rstrip(".")

@@ -3,10 +3,22 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TypeAlias
 
-from rlvr.verifiers.algebra.expressions import Node, read_expression
+from rlvr.verifiers.algebra.expressions import MAX_DEPTH, Node, read_expression
+from rlvr.verifiers.algebra.kinds import (
+    REALS,
+    Answer,
+    Congruence,
+    Field,
+    Matrix,
+    Ratio,
+    Region,
+    Relation,
+    Scalar,
+    Sequence,
+    Span,
+    Words,
+)
 from rlvr.verifiers.algebra.tokens import Kind, Token, UnreadableError, tokenize
 from rlvr.verifiers.algebra.units import unit_name
 
@@ -14,95 +26,13 @@ MAX_PARTS = 200
 
 _OPENING = frozenset({"(", "[", "{", "\\{", "langle", "lfloor", "lceil"})
 _CLOSING = frozenset({")", "]", "}", "\\}", "rangle", "rfloor", "rceil"})
-_RELATIONS = {"=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "approx", "equiv": "=", "to": "to",
-              "Rightarrow": "to"}  # fmt: skip
+_RELATIONS = {
+    "=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "approx", "equiv": "=", "to": "to",
+    "Rightarrow": "to",
+}  # fmt: skip
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
-INFINITY = Node("constant", name="infty")
 
 
-@dataclass(frozen=True, slots=True)
-class Scalar:
-    """One value. `name` is what it was assigned to ("x" of "x = 5"), `unit` and `is_percent` what followed it."""
-
-    node: Node
-    name: str = ""
-    unit: str = ""
-    is_percent: bool = False
-    decimals: int | None = None
-    digits: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Sequence:
-    """Several values. `kind`: list (as written, without brackets), set, tuple, or pair: `(a, b)`, which may be an interval."""
-
-    kind: str
-    items: tuple[Answer, ...]
-    joint: str = ","  # what stood between the items of a list
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """An interval of real numbers; None is an infinite end."""
-
-    low: Node | None
-    high: Node | None
-    has_low: bool
-    has_high: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Region:
-    """A union of intervals, minus some points."""
-
-    spans: tuple[Span, ...]
-    without: tuple[Node, ...] = ()
-    points: tuple[Node, ...] = ()
-    name: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Relation:
-    """An equation or inequality that is no assignment and no interval: `left` sign `right`."""
-
-    left: Node
-    sign: str
-    right: Node
-
-
-@dataclass(frozen=True, slots=True)
-class Congruence:
-    """`residue` modulo `modulus`."""
-
-    residue: Node
-    modulus: Node
-
-
-@dataclass(frozen=True, slots=True)
-class Matrix:
-    rows: tuple[tuple[Answer, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    parts: tuple[Answer, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class Field:
-    """A set with a name, such as the integers."""
-
-    name: str
-
-
-Answer: TypeAlias = Scalar | Sequence | Region | Relation | Congruence | Matrix | Ratio | Words | Field
-
-REALS = Region((Span(None, None, False, False),))
 _BOX = re.compile(r"\\boxed\s?\{")
 _STRIP = " \t\n.*`:,;"
 _REAL_WORDS = re.compile(r"(?:all|the|any|set of|of)*\s?(?:all\s)?real\s?(?:numbers?|values?|x)?", re.IGNORECASE)
@@ -145,7 +75,14 @@ def read_answer(text: str) -> Answer:
     Raises:
         UnreadableError: it is none of the kinds that are known here.
     """
-    return _read(_without_delimiters(tokenize(strip_wrapping(text))))
+    tokens = _without_delimiters(tokenize(strip_wrapping(text)))
+    depth = deepest = 0
+    for token in tokens:
+        depth += _depth_change(token)
+        deepest = max(deepest, depth)
+    if deepest > MAX_DEPTH:
+        raise UnreadableError(f"brackets are nested {deepest} deep")
+    return _read(tokens)
 
 
 def _without_delimiters(tokens: list[Token]) -> list[Token]:
@@ -463,10 +400,11 @@ def _bracketed(tokens: list[Token]) -> Answer | None:
     if opening not in ("(", "[", "{", "\\{", "langle") or not _is_one_group(tokens):
         return None
     inner = tokens[1:-1]
-    if opening == "\\{":
+    if opening in ("{", "\\{"):
         bar = next((at for at, token in enumerate(inner) if token.text in ("|", ":") and at in (1, 2, 3)), None)
-        if bar is not None:
+        if bar is not None and any(token.text in _RELATIONS for token in inner[bar:]):
             return _read(inner[bar + 1 :])  # {x | x > 2}
+    if opening == "\\{":
         return Sequence("set", tuple(_flattened([_read(piece) for piece in _split(inner, ",") if piece])))
     if opening == "{":
         return _read(inner)
@@ -516,7 +454,7 @@ def _decimals(node: Node) -> tuple[int | None, int]:
     """Digits after the point, and significant digits, of a decimal or of a decimal times a power of ten."""
     inner = node.args[0] if node.kind == "negate" else node
     shift = 0
-    if inner.kind == "multiply" and inner.args[1].kind == "power" and inner.args[1].args[0].value == 10:
+    if inner.kind == "multiply" and len(inner.args) == 2 and inner.args[1].kind == "power" and inner.args[1].args[0].value == 10:
         exponent = inner.args[1].args[1]
         sign, exponent = (-1, exponent.args[0]) if exponent.kind == "negate" else (1, exponent)
         if exponent.kind != "number" or exponent.value.denominator != 1:

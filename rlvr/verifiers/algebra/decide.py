@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal, TypeAlias, get_args
 
-from rlvr.verifiers.algebra.answers import Answer, Matrix, Region, Relation, Scalar, Sequence, Words, read_answer, strip_wrapping
+from rlvr.errors import VerifierError, boundary
+from rlvr.verifiers.algebra.answers import read_answer, strip_wrapping
 from rlvr.verifiers.algebra.equality import equal, span_of
 from rlvr.verifiers.algebra.expressions import Node
+from rlvr.verifiers.algebra.kinds import Answer, Matrix, Region, Relation, Scalar, Sequence, Words
 from rlvr.verifiers.algebra.points import constant_value
 from rlvr.verifiers.algebra.tokens import UnreadableError
 from rlvr.verifiers.algebra.values import to_real
@@ -29,6 +32,7 @@ _DECIMAL_COMMA = re.compile(r"-?(?:\d+,\d{2}|0,\d+|\d+,\d{4,})")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|rm|bf)\s{0,4}\{([^{}]{0,200})\}")
 _GOLD_LETTER = re.compile(r"\(?([A-J])\)?\.?")
 _MARKED_LETTER = re.compile(r"(?:\(([A-J])\)|([A-J])[).:](?!\d))")
+_LETTER_IN_FORMULA = re.compile(r"\b[A-J]\)?[-+*/^=]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,17 +48,25 @@ OPEN = Decision(None)
 
 
 def decide(gold: str, answer: str, kind: Type = "auto", tolerance: float = 0.0) -> Decision:
-    """Whether `answer` equals `gold`, which is of type `kind`. Bounded time; symmetric for `kind="auto"`.
+    """Whether `answer` equals `gold`, which is of type `kind`. Bounded time; symmetric for `kind="auto"`; never raises.
 
     `tolerance` lets constants differ by that much times max(1, |gold|).
     """
+    try:
+        with boundary(VerifierError, "comparing"):
+            return _decide(gold, answer, kind, tolerance)
+    except VerifierError as error:
+        return Decision(None, str(error))
+
+
+def _decide(gold: str, answer: str, kind: Type, tolerance: float) -> Decision:
     if kind == "text":
         return _same_text(gold, answer)
     if kind == "choice" or (kind == "auto" and gold_letter(gold) is not None):
         decided = _same_choice(gold, answer)
         if decided.is_equal is not None or kind == "choice":
             return decided
-    golds = [typed for reading in readings(gold) if (typed := as_type(reading, kind)) is not None]
+    golds = _of_type(gold, kind)
     if kind == "auto" and any(isinstance(one, Words) and len(one.text.split()) > MAX_GOLD_WORDS for one in golds):
         return Decision(
             None, gold_error=f"it is prose, which has no one wording (type = 'text' would compare it as text): {gold[:200]!r}"
@@ -63,14 +75,13 @@ def decide(gold: str, answer: str, kind: Type = "auto", tolerance: float = 0.0) 
         if kind == "auto":
             return OPEN
         return Decision(None, gold_error=f"it is not read as {kind}: {gold[:200]!r}")
-    answers = readings(answer)
-    typed = [found for reading in answers if (found := as_type(reading, kind)) is not None]
-    if not typed:
-        return Decision(False, f"not of type {kind}") if answers else OPEN
-    verdicts = [equal(one, other) for one in golds for other in typed]
+    answers = _of_type(answer, kind)
+    if not answers:
+        return Decision(False, f"not of type {kind}") if readings(answer) else OPEN
+    verdicts = [equal(one, other) for one in golds for other in answers]
     if True in verdicts:
         return Decision(True, "equal")
-    if tolerance > 0 and any(_are_close(one, other, tolerance) for one in golds for other in typed):
+    if tolerance > 0 and any(_are_close(one, other, tolerance) for one in golds for other in answers):
         return Decision(True, "within the tolerance")
     return Decision(False, "not equal") if None not in verdicts else OPEN
 
@@ -94,9 +105,13 @@ def readings(text: str) -> tuple[Answer, ...]:
     for variant in variants:
         try:
             found.append(read_answer(variant))
-        except UnreadableError:
+        except (UnreadableError, RecursionError):
             continue
     return tuple(dict.fromkeys(found))
+
+
+def _of_type(text: str, kind: Type) -> list[Answer]:
+    return [typed for reading in readings(text) if (typed := as_type(reading, kind)) is not None]
 
 
 def as_type(answer: Answer, kind: Type) -> Answer | None:
@@ -149,7 +164,7 @@ def _with_unit(answer: Answer) -> Answer | None:
     return answer if isinstance(answer, Scalar) and (answer.unit or answer.is_percent) else None
 
 
-_CONVERSIONS = {
+_CONVERSIONS: dict[str, Callable[[Answer], Answer | None]] = {
     "number": _number, "expression": _expression, "equation": _equation, "interval": _interval, "set": _set, "tuple": _tuple,
     "matrix": _matrix, "percent": _percent, "unit": _with_unit,
 }  # fmt: skip
@@ -175,7 +190,7 @@ def _same_choice(gold: str, answer: str) -> Decision:
         return Decision(None, gold_error=f"it is no letter of {LETTERS}: {gold[:80]!r}")
     plain = strip_wrapping(_WRAPPED.sub(r"\1", answer)).replace("\\ ", " ").replace("\\", "")
     marked = _MARKED_LETTER.match(plain)
-    if marked is None and any(char in plain for char in "*+^=/{}_"):
+    if _LETTER_IN_FORMULA.search(plain) or (marked is None and any(char in plain for char in "*+^=/{}_")):
         return OPEN
     named = letters_in(plain, LETTERS)
     if not named:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 
-from rlvr.verifiers.algebra.answers import (
+from rlvr.verifiers.algebra.expressions import Node, number
+from rlvr.verifiers.algebra.kinds import (
     REALS,
     Answer,
     Congruence,
@@ -20,8 +21,7 @@ from rlvr.verifiers.algebra.answers import (
     Span,
     Words,
 )
-from rlvr.verifiers.algebra.expressions import Node, number
-from rlvr.verifiers.algebra.points import constant_value, same_expression, same_zeros
+from rlvr.verifiers.algebra.points import constant_value, same_expression, same_zeros, zeros_differ
 from rlvr.verifiers.algebra.units import are_compatible
 from rlvr.verifiers.algebra.values import Value, to_real
 
@@ -103,9 +103,10 @@ def _same_sequence(gold: Sequence, other: Answer) -> bool | None:
         if isinstance(other, (Relation, Words, Field)) or any(isinstance(item, (Relation, Words)) for item in gold.items):
             return None
         return _set_of_one(gold, other)
-    if gold.kind == "list" and other.kind == "list" and (both := _merged(gold), _merged(other)) != (None, None):
-        one, two = both
-        return equal(one or gold, two or other)
+    if gold.kind == "list" and other.kind == "list":
+        one, two = _merged(gold), _merged(other)
+        if one is not None or two is not None:
+            return _same_region(one, two) if one is not None and two is not None else False
     if "list" in (gold.kind, other.kind):
         return _same_list(gold, other)
     if "set" in (gold.kind, other.kind):
@@ -116,8 +117,9 @@ def _same_sequence(gold: Sequence, other: Answer) -> bool | None:
 
 
 def _set_of_one(gold: Sequence, other: Answer) -> bool | None:
-    if len(gold.items) == 1 and gold.kind == "set":
-        return equal(gold.items[0], other)
+    """`{6}` and `6, 6` are 6."""
+    if not _names(gold) and (len(gold.items) == 1 or gold.kind == "list"):
+        return _all(equal(item, other) for item in gold.items)
     return False
 
 
@@ -211,14 +213,17 @@ def _intersection(one: Span, other: Span) -> Span | None:
 
 def _same_region(gold: Region, other: Answer) -> bool | None:
     if isinstance(other, Sequence):
-        if other.kind.startswith("pair") and len(gold.spans) == 1:
+        if other.kind.startswith("pair"):
             return _same_region(gold, span_of(other))
         merged = _merged(other) if other.kind == "list" else None
         return _same_region(gold, merged) if merged is not None else False
     if not isinstance(other, Region):
         return None if isinstance(other, (Words, Relation)) else False
-    if "abs" in (gold.name, other.name) and gold.name != other.name and "" not in (gold.name, other.name):
-        gold, other = _both_signs(gold), _both_signs(other)
+    if "abs" in (gold.name, other.name) and gold.name != other.name:
+        expanded = _same_region(_both_signs(gold), _both_signs(other))
+        if expanded or "" not in (gold.name, other.name):
+            return expanded
+        gold, other = replace(gold, name=""), replace(other, name="")
     one, two = _pieces(gold), _pieces(other)
     if one is None or two is None or len(one) != len(two):
         return False if one is not None and two is not None else _same_spans(gold, other)
@@ -247,8 +252,7 @@ def _same_spans(gold: Region, other: Region) -> bool | None:
 def _same_end(one: Node | None, other: Node | None) -> bool | None:
     if one is None or other is None:
         return one is other
-    same = same_scalar(_decimal(one), _decimal(other))
-    return same
+    return same_scalar(_decimal(one), _decimal(other))
 
 
 def _decimal(node: Node) -> Scalar:
@@ -280,7 +284,7 @@ def _both_signs(region: Region) -> Region:
             spans.append(Span(_minus(span.high), span.high, span.has_high, span.has_high))
         else:
             spans += [Span(_minus(span.high), _minus(span.low), span.has_high, span.has_low), span]
-    return Region(tuple(spans))
+    return Region(tuple(spans), name="x")
 
 
 def _minus(node: Node | None) -> Node | None:
@@ -359,7 +363,10 @@ def _same_relation(gold: Relation, other: Answer) -> bool | None:
     if "=" in (gold.sign, other.sign) or "!=" in (gold.sign, other.sign):
         if gold.sign != other.sign:
             return False
-        return same_zeros(gold.left, gold.right, other.left, other.right) != 0 or None
+        if same_zeros(gold.left, gold.right, other.left, other.right) != 0:
+            return True
+        sides = (gold.left, gold.right, other.left, other.right)
+        return False if zeros_differ(*sides) or zeros_differ(*sides[2:], *sides[:2]) else None
     turns = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
     factor = same_zeros(gold.left, gold.right, other.left, other.right)
     if not factor:
@@ -385,7 +392,7 @@ def _same_matrix(gold: Matrix, other: Answer) -> bool | None:
         is_vector = len(gold.rows) == 1 or all(len(row) == 1 for row in gold.rows)
         return _same_ordered(entries, other.items) if is_vector and other.kind != "set" else False
     if not isinstance(other, Matrix):
-        return None
+        return False if isinstance(other, Scalar) else None
     if [len(row) for row in gold.rows] != [len(row) for row in other.rows]:
         return False
     return _all(_same_ordered(one, two) for one, two in zip(gold.rows, other.rows, strict=True))

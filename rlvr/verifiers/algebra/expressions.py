@@ -7,10 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 
-from rlvr.verifiers.algebra.tokens import FUNCTIONS, GREEK, Kind, Token, UnreadableError
+from rlvr.verifiers.algebra.tokens import Kind, Token, UnreadableError
+from rlvr.verifiers.algebra.vocabulary import FUNCTIONS, GREEK
 
 MAX_DEPTH = 40
 MAX_DIGITS = 3_000
+MAX_POSTFIXES = 4
+MAX_QUOTIENTS = 30
 
 _POSTFIX_STOPS = frozenset(
     {"le", "ge", "ne", "in", "approx", "equiv", "cup", "cap", "setminus", "and", "or", "to", "Rightarrow", "bmod", "pmod"}
@@ -63,30 +66,30 @@ class _Reader:
         self._bars = 0
 
     def sum(self) -> Node:
-        self._depth += 1
-        if self._depth > MAX_DEPTH:
-            raise UnreadableError("nested too deep")
         terms = [self._product()]
         while self._is_mark("+", "-"):
             sign = self._take().text
             term = self._product()
             terms.append(term if sign == "+" else Node("negate", (term,)))
-        self._depth -= 1
         return terms[0] if len(terms) == 1 else Node("add", tuple(terms))
 
     def _product(self) -> Node:
-        node = self._signed()
+        factors = [self._signed()]
+        quotients = 0
         while True:
             if self._is_mark("*"):
                 self._take()
-                node = Node("multiply", (node, self._signed()))
+                factors.append(self._signed())
             elif self._is_mark("/"):
                 self._take()
-                node = Node("divide", (node, self._signed()))
+                factors = [Node("divide", (_product_of(factors), self._signed()))]
+                quotients += 1
+                if quotients > MAX_QUOTIENTS:
+                    raise UnreadableError("too many divisions")
             elif self._begins_factor():
-                node = Node("multiply", (node, self._power()))
+                factors.append(self._power())
             else:
-                return node
+                return _product_of(factors)
 
     def _signed(self) -> Node:
         negative = False
@@ -127,7 +130,7 @@ class _Reader:
         return False
 
     def _postfix(self, node: Node) -> Node:
-        while True:
+        for _ in range(MAX_POSTFIXES):
             if self._is_mark("!"):
                 self._take()
                 node = Node("factorial", (node,))
@@ -136,8 +139,17 @@ class _Reader:
                 node = Node("degrees", (node,))
             else:
                 return node
+        raise UnreadableError("too many signs after a value")
 
     def _atom(self) -> Node:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise UnreadableError("nested too deep")
+        node = self._atom_inside()
+        self._depth -= 1
+        return node
+
+    def _atom_inside(self) -> Node:
         token = self._take()
         if token.kind is Kind.NUMBER:
             return self._number(token)
@@ -249,8 +261,10 @@ class _Reader:
         while self._is_mark("-", "+"):
             negative ^= self._take().text == "-"
         node = self._power()
+        factors = [node]
         while self._begins_factor() and not self._is_function() and not self._is_mark("(", "[", "|"):
-            node = Node("multiply", (node, self._power()))
+            factors.append(self._power())
+        node = _product_of(factors)
         if self._is_mark("/") and node.kind in ("number", "symbol", "constant", "multiply") and self._is_simple_quotient():
             self._take()
             node = Node("divide", (node, self._power()))
@@ -337,6 +351,10 @@ class _Reader:
         if not self._peek_command(name):
             raise UnreadableError(f"\\{name} is missing")
         self._take()
+
+
+def _product_of(factors: list[Node]) -> Node:
+    return factors[0] if len(factors) == 1 else Node("multiply", tuple(factors))
 
 
 def _symbol(name: str) -> Node:

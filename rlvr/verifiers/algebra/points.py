@@ -12,6 +12,7 @@ from rlvr.verifiers.algebra.values import UndefinedError, Value, context, evalua
 
 MAX_SYMBOLS = 14
 MANY_DIGITS = 90
+MAX_SECANT_STEPS = 40
 
 _INTEGER_SYMBOLS = frozenset({"n", "k", "m", "N"})
 _LOG_BASES = (0, 10)  # of a bare \log: authors and answers differ in which they mean
@@ -53,6 +54,38 @@ def same_zeros(left: Node, right: Node, other_left: Node, other_right: Node) -> 
         return 0
     real = to_real(ratio) if ratio is not None else None
     return 0 if real is None else (1 if real > 0 else -1)
+
+
+def zeros_differ(left: Node, right: Node, other_left: Node, other_right: Node) -> bool:
+    """Whether a point was found that solves the first equation and not the second. False proves nothing."""
+    one, other = _difference(left, right), _difference(other_left, other_right)
+    names = sorted({*one.symbols(), *other.symbols()})
+    if not names or len(names) > MAX_SYMBOLS:
+        return False
+    for name in dict.fromkeys(one.symbols()):
+        try:
+            zero = _zero(one, name, dict(_points(names)[1]))
+            value = None if zero is None else evaluate(other, zero)
+        except (UndefinedError, UnreadableError):
+            continue
+        if value is not None and abs(_inexact(value)) > 1e-6:
+            return True
+    return False
+
+
+def _zero(node: Node, name: str, point: dict[str, Value]) -> dict[str, Value] | None:
+    """A zero of `node` near `point`, moving one letter by the secant method; None if that does not end at one."""
+    mp = context()
+    before, here = mp.mpf("0.7"), mp.mpf("1.3")
+    value_before = _inexact(evaluate(node, {**point, name: before}))
+    for _ in range(MAX_SECANT_STEPS):
+        value = _inexact(evaluate(node, {**point, name: here}))
+        if abs(value) < mp.mpf(10) ** -20:
+            return {**point, name: here}
+        if value == value_before or abs(here) > 1e12:
+            return None
+        before, here, value_before = here, here - value * (here - before) / (value - value_before), value
+    return None
 
 
 @lru_cache(maxsize=4096)
@@ -104,9 +137,9 @@ def _same_constant(one: Node, other: Node, log_base: int) -> bool | None:
     if isinstance(left, Fraction) and isinstance(right, Fraction):
         return left == right
     left, right = _inexact(left, MANY_DIGITS), _inexact(right, MANY_DIGITS)
-    if abs(left) > context(MANY_DIGITS).mpf(10) ** 40:
+    if abs(left) > context(MANY_DIGITS).mpf(10) ** 70:
         return None  # 9^(9^9) and 9^(9^9) + 1 agree in all digits that are computed
-    return bool(abs(left - right) <= context(MANY_DIGITS).mpf(10) ** -60 * max(1, abs(left)))
+    return bool(abs(left - right) <= context(MANY_DIGITS).mpf(10) ** -80 * max(1, abs(left)))
 
 
 def _same_at_integers(one: Node, other: Node, names: list[str], log_base: int) -> bool:

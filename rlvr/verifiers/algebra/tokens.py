@@ -6,6 +6,17 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 
+from rlvr.verifiers.algebra.vocabulary import (
+    FUNCTIONS,
+    GREEK,
+    SEPARATOR_WORDS,
+    SHORT_WORDS,
+    SYNONYMS,
+    UNICODE,
+    UNIT_LETTERS,
+    WORD_UNITS,
+)
+
 MAX_TOKENS = 600
 
 
@@ -32,46 +43,10 @@ class Token:
     after_space: bool = False
 
 
-FUNCTIONS = frozenset(
-    {
-        "sin", "cos", "tan", "cot", "sec", "csc", "arcsin", "arccos", "arctan", "arccot", "arcsec", "arccsc", "sinh", "cosh", "tanh",
-        "coth", "asin", "acos", "atan", "arcsinh", "arccosh", "arctanh", "log", "ln", "lg", "exp", "sqrt", "abs", "gcd", "lcm", "max",
-        "min", "floor", "ceil",
-    }
-)  # fmt: skip
-
 _SKIPPED = re.compile(
     r"(?<!\\)(?:\\(?:left|right)\s?\.|\\[,;:!>]|\\(?:left|right|displaystyle|textstyle|scriptstyle|quad|qquad|big|Big|bigg|Bigg|bigl|bigr|Bigl|Bigr"
     r"|limits|thinspace|enspace|medspace|hfill|phantom|nonumber|,)(?![a-zA-Z])|\\ )|&(?=\s?=)|~"
 )
-_SYNONYMS = {
-    "dfrac": "frac", "tfrac": "frac", "cfrac": "frac", "leq": "le", "leqslant": "le", "geq": "ge", "geqslant": "ge", "neq": "ne",
-    "lt": "<", "gt": ">", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[",
-    "rbrack": "]", "times": "*", "cdot": "*", "ast": "*", "div": "/", "colon": ":", "varnothing": "emptyset", "land": "and",
-    "lor": "or", "wedge": "and", "vee": "or", "backslash": "setminus", "approxeq": "approx", "simeq": "approx", "dbinom": "binom",
-    "tbinom": "binom", "epsilon": "varepsilon", "phi": "varphi", "infin": "infty", "operatorname*": "operatorname", "mod": "bmod",
-    "degree": "circ", "lg": "lg", "rm": "", "bf": "", "it": "", "textdegree": "circ", "lparen": "(", "rparen": ")",
-    "smallsetminus": "setminus", "ne": "ne", "ldots": "dots", "cdots": "dots", "Re": "mathbb R", "isin": "in", "to": "to",
-    "rightarrow": "to", "longrightarrow": "to", "Longrightarrow": "Rightarrow", "implies": "Rightarrow", "prime": "'",
-}  # fmt: skip
-_UNICODE = str.maketrans(
-    {
-        "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "≠": r"\ne ", "×": "*", "·": "*", "⋅": "*", "∙": "*", "÷": "/",
-        "±": r"\pm ", "∓": r"\mp ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "°": r"^{\circ}", "−": "-",
-        "–": "-", "—": "-", "﹣": "-", "－": "-", "＋": "+", "＝": "=", "（": "(", "）": ")", "，": ",", "；": ";", "：": ":", "。": ".",
-        "．": ".", "％": "%", "／": "/", "⁄": "/", "∕": "/", "√": r"\sqrt ", "≈": r"\approx ", "≡": r"\equiv ", "∖": r"\setminus ",
-        "⩽": r"\le ", "⩾": r"\ge ", "≦": r"\le ", "≧": r"\ge ", "→": r"\to ", "′": "'", "’": "'", "∗": "*", "、": ",", "？": "?",
-        "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "δ": r"\delta ", "θ": r"\theta ", "λ": r"\lambda ", "μ": r"\mu ",
-        "φ": r"\varphi ", "ϕ": r"\varphi ", "ω": r"\omega ", "σ": r"\sigma ", "ρ": r"\rho ", "τ": r"\tau ", "ε": r"\varepsilon ",
-        "½": r"\frac12 ", "⅓": r"\frac13 ", "⅔": r"\frac23 ", "¼": r"\frac14 ", "¾": r"\frac34 ", "⅕": r"\frac15 ", "⅛": r"\frac18 ",
-        "⅜": r"\frac38 ", "⅝": r"\frac58 ", "⅞": r"\frac78 ", "⅖": r"\frac25 ", "⅗": r"\frac35 ", "⅘": r"\frac45 ", "⅙": r"\frac16 ",
-        "⅚": r"\frac56 ", "²": "^{2}", "³": "^{3}", "⁴": "^{4}", "⁵": "^{5}", "⁻": "^{-}", "¹": "^{1}", "ℝ": r"\mathbb{R}",
-        "ℤ": r"\mathbb{Z}", "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "⟨": r"\langle ", "⟩": r"\rangle ", "￥": "¥", "＄": "$",
-        "\u00a0": " ", "\u2003": " ", "\u2009": " ", "\u202f": " ", "\u3000": " ", "\u2002": " ", "\u2007": " ", "\u200a": " ",
-        "\u200b": None, "\ufeff": None, "\u2061": None,
-        **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
-    }
-)  # fmt: skip
 _SUPERSCRIPTS = re.compile(r"⁻?[⁰¹²³⁴⁵⁶⁷⁸⁹]+")
 _SUPERSCRIPT_DIGITS = str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789")
 _TOKEN = re.compile(
@@ -91,12 +66,6 @@ _TOKEN = re.compile(
     r"|(?P<other>.)",
     re.DOTALL,
 )
-_SHORT_WORDS = frozenset(
-    "no yes odd all not mod and or day one two six ten red hr min sec km cm mm kg mg ml mL ft mph lb oz pm am in the of is pct cal usd rad".split()
-)
-_WORD_UNITS = frozenset("km cm mm kg mg ml mL ft lb oz hr min sec mi pct nm kJ Hz kN MPa kPa ms us rad".split())
-_SEPARATOR_WORDS = frozenset({"and", "or"})
-_UNIT_LETTERS = frozenset("mgshlLNJWVAKCF")
 
 
 def tokenize(text: str) -> list[Token]:
@@ -108,7 +77,7 @@ def tokenize(text: str) -> list[Token]:
     Raises:
         UnreadableError: it is too long.
     """
-    text = _SUPERSCRIPTS.sub(lambda match: f"^{{{match[0].translate(_SUPERSCRIPT_DIGITS)}}}", text).translate(_UNICODE)
+    text = _SUPERSCRIPTS.sub(lambda match: f"^{{{match[0].translate(_SUPERSCRIPT_DIGITS)}}}", text).translate(UNICODE)
     if "\\\\begin" in text or ("\\\\" in text and "\\begin" not in text):
         text = text.replace("\\\\", "\\")  # escaped twice on its way here
     text = _SKIPPED.sub(" ", text.replace("\\%", "%").replace("{,}", ",").replace("**", "^"))
@@ -118,18 +87,18 @@ def tokenize(text: str) -> list[Token]:
         if match["space"]:
             after_space = True
             continue
-        found += _tokens_of(match, found[-1] if found else None, after_space)
+        found += _tokens_of(match, found[-1] if found else None, after_space=after_space)
         after_space = False
         if len(found) > MAX_TOKENS:
             raise UnreadableError(f"more than {MAX_TOKENS} tokens")
     return _with_subscripts(found)
 
 
-def _tokens_of(match: re.Match[str], previous: Token | None, after_space: bool) -> list[Token]:
+def _tokens_of(match: re.Match[str], previous: Token | None, *, after_space: bool) -> list[Token]:
     if match["words"] is not None:
-        return _words(match["words"], after_space)
+        return _words(match["words"], after_space=after_space)
     if match["letters"]:
-        return _letters(match["letters"], previous, after_space)
+        return _letters(match["letters"], previous, after_space=after_space)
     if match["number"] or match["repeating"]:
         return [Token(Kind.NUMBER, match["number"] or match["repeating"], after_space)]
     if match["field"]:
@@ -137,7 +106,7 @@ def _tokens_of(match: re.Match[str], previous: Token | None, after_space: bool) 
     if match["env"]:
         return [Token(Kind.COMMAND, f"{match['env']} {match['env_name'].rstrip('*')}", after_space)]
     if match["command"]:
-        return _command(match["command"], after_space)
+        return _command(match["command"], after_space=after_space)
     if match["row"]:
         return [Token(Kind.MARK, "\\\\")]
     if match["brace"]:
@@ -148,21 +117,21 @@ def _tokens_of(match: re.Match[str], previous: Token | None, after_space: bool) 
     return [Token(Kind.MARK, match["escaped"] or match["other"], after_space)]
 
 
-def _command(name: str, after_space: bool) -> list[Token]:
-    name = _SYNONYMS.get(name, name)
+def _command(name: str, *, after_space: bool) -> list[Token]:
+    name = SYNONYMS.get(name, name)
     if not name:
         return []
     is_mark = not name[0].isalpha()
     return [Token(Kind.MARK if is_mark else Kind.COMMAND, name, after_space)]
 
 
-def _words(content: str, after_space: bool) -> list[Token]:
+def _words(content: str, *, after_space: bool) -> list[Token]:
     word = content.strip()
     if not word:
         return []
     if word in FUNCTIONS or word in ("pi", "gcd", "lcm"):
         return [Token(Kind.COMMAND, word, after_space)]
-    if word.lower() in _SEPARATOR_WORDS:
+    if word.lower() in SEPARATOR_WORDS:
         return [Token(Kind.COMMAND, word.lower(), after_space)]
     if len(word) == 1 and word.isalpha():
         return [Token(Kind.TEXT if content != word else Kind.SYMBOL, word, after_space)]
@@ -173,11 +142,11 @@ def _words(content: str, after_space: bool) -> list[Token]:
     return [Token(Kind.TEXT, word, after_space)]
 
 
-def _letters(run: str, previous: Token | None, after_space: bool) -> list[Token]:
+def _letters(run: str, previous: Token | None, *, after_space: bool) -> list[Token]:
     if run in FUNCTIONS:
         return [Token(Kind.COMMAND, run, after_space)]
     lowered = run.lower()
-    if lowered in _SEPARATOR_WORDS and len(run) > 1:
+    if lowered in SEPARATOR_WORDS and len(run) > 1:
         return [Token(Kind.COMMAND, lowered, after_space)]
     if lowered in ("infinity", "inf", "oo", "infty"):
         return [Token(Kind.COMMAND, "infty", after_space)]
@@ -186,17 +155,22 @@ def _letters(run: str, previous: Token | None, after_space: bool) -> list[Token]
     if run == "mod":
         return [Token(Kind.COMMAND, "bmod", after_space)]
     is_after_value = previous is not None and (previous.kind is Kind.NUMBER or previous.text in (")", "}", "pi"))
-    if is_after_value and run in _WORD_UNITS:
+    if is_after_value and run in WORD_UNITS:
         return [Token(Kind.TEXT, run, after_space)]
     if len(run) >= 3 and (inner := _function_inside(run)):
-        return [token for part in inner for token in _letters(part, None, False)]
-    if len(run) >= 4 or run in _SHORT_WORDS or (len(run) == 3 and after_space and is_after_value):
+        return [token for part in inner for token in _letters(part, None, after_space=False)]
+    if (
+        len(run) >= 4
+        or run in SHORT_WORDS
+        or lowered in ("yes", "odd", "all", "not")
+        or (len(run) == 3 and after_space and is_after_value)
+    ):
         return [Token(Kind.TEXT, run, after_space)]
     if (
         len(run) == 1
         and is_after_value
         and after_space
-        and run in _UNIT_LETTERS
+        and run in UNIT_LETTERS
         and previous is not None
         and previous.kind is Kind.NUMBER
     ):
@@ -248,9 +222,3 @@ def _subscript(tokens: list[Token], at: int) -> tuple[str, int]:
             return text, end + 1
         text += tokens[end].text if tokens[end].text != "{" else ""
     raise UnreadableError("a brace is not closed")
-
-
-GREEK = frozenset(
-    "alpha beta gamma delta varepsilon zeta eta theta vartheta iota kappa lambda mu nu xi rho sigma tau upsilon varphi chi psi omega "
-    "Gamma Delta Theta Lambda Xi Sigma Upsilon Phi Psi Omega ell hbar".split()
-)

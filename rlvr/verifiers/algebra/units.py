@@ -8,19 +8,23 @@ from fractions import Fraction
 _NAMES = {
     "metre": "m", "meter": "m", "kilometer": "km", "kilometre": "km", "centimeter": "cm", "centimetre": "cm", "millimeter": "mm",
     "millimetre": "mm", "gram": "g", "kilogram": "kg", "milligram": "mg", "hour": "h", "hr": "h", "minute": "min", "second": "s",
-    "sec": "s", "dollar": "$", "usd": "$", "euro": "€", "cent": "¢", "degree": "°", "deg": "°", "liter": "l", "litre": "l", "mile": "mi",
-    "inche": "in", "inch": "in", "foot": "ft", "feet": "ft", "percent": "%", "pct": "%", "percentage": "%", "yard": "yd", "pound": "lb",
+    "sec": "s", "dollar": "$", "usd": "$", "euro": "€", "cent": "¢", "degree": "°", "deg": "°", "liter": "l", "litre": "l",
+    "mile": "mi",
+    "inche": "in", "inch": "in", "foot": "ft", "feet": "ft", "percent": "%", "pct": "%", "percentage": "%", "yard": "yd",
+    "pound": "lb",
     "ounce": "oz", "radian": "rad", "tonne": "t", "ml": "ml", "milliliter": "ml", "millilitre": "ml", "yuan": "yuan",
 }  # fmt: skip
 # In the first unit of its kind.
 _SIZES: dict[str, tuple[str, Fraction]] = {
-    "m": ("length", Fraction(1)), "km": ("length", Fraction(1000)), "cm": ("length", Fraction(1, 100)), "mm": ("length", Fraction(1, 1000)),
+    "m": ("length", Fraction(1)), "km": ("length", Fraction(1000)), "cm": ("length", Fraction(1, 100)),
+    "mm": ("length", Fraction(1, 1000)),
     "in": ("length", Fraction(254, 10_000)), "ft": ("length", Fraction(3048, 10_000)), "yd": ("length", Fraction(9144, 10_000)),
     "mi": ("length", Fraction(1_609_344, 1000)), "g": ("mass", Fraction(1)), "kg": ("mass", Fraction(1000)),
     "mg": ("mass", Fraction(1, 1000)), "t": ("mass", Fraction(1_000_000)), "lb": ("mass", Fraction(45_359_237, 100_000)),
     "oz": ("mass", Fraction(45_359_237, 1_600_000)), "s": ("time", Fraction(1)), "ms": ("time", Fraction(1, 1000)),
     "min": ("time", Fraction(60)), "h": ("time", Fraction(3600)), "day": ("time", Fraction(86_400)), "l": ("volume", Fraction(1)),
-    "ml": ("volume", Fraction(1, 1000)), "$": ("money", Fraction(1)), "¢": ("money", Fraction(1, 100)), "€": ("euro", Fraction(1)),
+    "ml": ("volume", Fraction(1, 1000)), "$": ("money", Fraction(1)), "¢": ("money", Fraction(1, 100)),
+    "€": ("euro", Fraction(1)),
     "£": ("pound", Fraction(1)), "yuan": ("yuan", Fraction(1)), "°": ("angle", Fraction(1)),
 }  # fmt: skip
 _WORD = re.compile(r"[^\W\d_]+|[$€£¢°%]")

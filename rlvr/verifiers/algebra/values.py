@@ -135,10 +135,14 @@ class _Evaluator:
             return _bounded(sum(terms, Fraction(0)))
         return sum((self.inexact(term) for term in terms), self.mp.mpf(0))
 
-    def multiply(self, left: Value, right: Value) -> Value:
-        if isinstance(left, Fraction) and isinstance(right, Fraction):
-            return _bounded(left * right)
-        return self.inexact(left) * self.inexact(right)
+    def multiply(self, *factors: Value) -> Value:
+        product = factors[0]
+        for factor in factors[1:]:
+            if isinstance(product, Fraction) and isinstance(factor, Fraction):
+                product = _bounded(product * factor)
+            else:
+                product = self.inexact(product) * self.inexact(factor)
+        return product
 
     def divide(self, left: Value, right: Value) -> Value:
         if right == 0:
@@ -233,7 +237,8 @@ _OPERATIONS: dict[str, Callable[..., Value]] = {
 }
 _TRIGONOMETRIC = frozenset({"sin", "cos", "tan", "cot", "sec", "csc"})
 _MPMATH_NAMES = {
-    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot", "arcsec": "asec", "arccsc": "acsc", "arcsinh": "asinh",
+    "arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot", "arcsec": "asec", "arccsc": "acsc",
+    "arcsinh": "asinh",
     "arccosh": "acosh", "arctanh": "atanh", "log": "ln",
 }  # fmt: skip
 
