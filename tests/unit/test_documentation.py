@@ -49,15 +49,16 @@ def is_cheap(words: list[str]) -> bool:
 
 
 @pytest.fixture
-def workplace(tmp_path: Path) -> Path:
-    """A folder with the files that the guides tell their readers to write."""
-    for _, content in blocks("python"):
-        if name := re.match(r"# (\w+\.py)\n", content):
-            with (tmp_path / name[1]).open("a", encoding="utf-8") as file:
-                file.write(content)
-    for _, content in blocks("sh"):
-        for name, text in re.findall(r"^cat > (\S+) <<'END'\n(.*?)^END$", content, flags=re.DOTALL | re.MULTILINE):
-            (tmp_path / name).write_text(text, encoding="utf-8")
+def workplace(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A folder with the files that the guides tell their readers to write; a page's own ones win, then the README's."""
+    page = ROOT / request.node.callspec.id.partition("#")[0]
+    for pages in (PAGES, [ROOT / "README.md"], [page]):
+        for _, content in blocks("python", *pages):
+            if name := re.match(r"# (\w+\.py)\n", content):
+                (tmp_path / name[1]).write_text(content, encoding="utf-8")
+        for _, content in blocks("sh", *pages):
+            for file, text in re.findall(r"^cat > (\S+) <<'END'\n(.*?)^END$", content, flags=re.DOTALL | re.MULTILINE):
+                (tmp_path / file).write_text(text, encoding="utf-8")
     return tmp_path
 
 
