@@ -35,6 +35,9 @@ _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
 _BOX = re.compile(r"\\boxed\s?\{")
 _STRIP = " \t\n.*`:,;"
+_QUALIFIERS = frozenset(
+    {"or", "more", "less", "fewer", "than", "not", "least", "most", "above", "below", "maybe", "if", "when", "but"}
+)
 _REAL_WORDS = re.compile(r"(?:all|the|any|set of|of)*\s?(?:all\s)?real\s?(?:numbers?|values?|x)?", re.IGNORECASE)
 _EMPTY_WORDS = frozenset(
     {
@@ -480,6 +483,8 @@ def _unit(rest: list[Token], node: Node) -> str:
         return f"°{rest[0].text}"
     if not _is_unit(rest):
         raise UnreadableError(f"{rest[0].text!r} after a value")
+    if any(word.lower() in _QUALIFIERS for token in rest if token.kind is Kind.TEXT for word in token.text.split()):
+        raise UnreadableError("a bound or a denial, not a value")
     return unit_name("".join(f" {token.text}" if token.kind is Kind.TEXT else token.text for token in rest))
 
 

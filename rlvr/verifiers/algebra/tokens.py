@@ -9,6 +9,7 @@ from enum import Enum
 from rlvr.verifiers.algebra.vocabulary import (
     FUNCTIONS,
     GREEK,
+    PAIRS_OF_LETTERS,
     SEPARATOR_WORDS,
     SHORT_WORDS,
     SYNONYMS,
@@ -66,6 +67,7 @@ _TOKEN = re.compile(
     r"|(?P<other>.)",
     re.DOTALL,
 )
+_COUNTED = re.compile(r"(\d+(?:,\d{3})*(?:\.\d+)?) ([^\W\d_]+(?: [^\W\d_]+)*)\.?")
 
 
 def tokenize(text: str) -> list[Token]:
@@ -133,6 +135,10 @@ def _words(content: str, *, after_space: bool) -> list[Token]:
         return [Token(Kind.COMMAND, word, after_space)]
     if word.lower() in SEPARATOR_WORDS:
         return [Token(Kind.COMMAND, word.lower(), after_space)]
+    if word.lower() in ("infinity", "pi"):
+        return [Token(Kind.COMMAND, "infty" if word[0] in "iI" else "pi", after_space)]
+    if (counted := _COUNTED.fullmatch(word)) is not None:  # 7 people
+        return [Token(Kind.NUMBER, counted[1].replace(",", ""), after_space), Token(Kind.TEXT, counted[2])]
     if len(word) == 1 and word.isalpha():
         return [Token(Kind.TEXT if content != word else Kind.SYMBOL, word, after_space)]
     if word.replace(".", "", 1).replace(",", "").isdigit():
@@ -162,7 +168,8 @@ def _letters(run: str, previous: Token | None, *, after_space: bool) -> list[Tok
     if (
         len(run) >= 4
         or run in SHORT_WORDS
-        or lowered in ("yes", "odd", "all", "not")
+        or (len(run) > 2 and lowered in SHORT_WORDS)
+        or (after_space and previous is not None and run in PAIRS_OF_LETTERS)
         or (len(run) == 3 and after_space and is_after_value)
     ):
         return [Token(Kind.TEXT, run, after_space)]

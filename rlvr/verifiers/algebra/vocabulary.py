@@ -55,9 +55,12 @@ UNICODE = str.maketrans(
 )
 
 SHORT_WORDS = frozenset(
-    "no yes odd all not mod and or day one two six ten red hr min sec km cm mm kg mg ml mL ft mph lb oz pm am in the of "
-    "is pct cal usd rad".split()
+    "no yes odd all not the are for was has its but can any per you get and or day one two six ten red min sec km cm mm kg mg ml mL "
+    "ft mph lb pct cal usd rad".split()
 )
+
+# Words after a space, products of two letters elsewhere.
+PAIRS_OF_LETTERS = frozenset("am pm in is of hr oz".split())
 
 WORD_UNITS = frozenset("km cm mm kg mg ml mL ft lb oz hr min sec mi pct nm kJ Hz kN MPa kPa ms us rad".split())
 
