@@ -15,6 +15,7 @@ MAX_TAIL_CHARS = 200_000
 MAX_SENTENCE_CHARS = 500
 MAX_BARE_CHARS = 400
 MAX_BARE_WORDS = 3
+MAX_SHORT_FORMULA_CHARS = 40
 MAX_BETWEEN_BOXES = 80
 
 Rule: TypeAlias = Literal["answer_tag", "boxed", "hash", "sentence", "bare", "last_math", "last_number", "whole"]
@@ -275,14 +276,19 @@ def _bare(text: str, *, is_strict: bool) -> Extraction | None:
     if not text or len(text) > MAX_BARE_CHARS or "\n\n" in text or "boxed" in text:
         return None
     if not _MATH_SPAN.search(text):
-        words = _WORD.findall(text)
+        words = [word for word in _WORD.findall(text) if word.lower() not in ("and", "or")]
         is_answer = any(char.isdigit() or char in "=<>\\^" for char in text) or len(words) <= 1
-        is_phrase = len(words) > MAX_BARE_WORDS or (words and _SENTENCE_VERB.search(text))
+        is_phrase = len(words) > MAX_BARE_WORDS or (words and _SENTENCE_VERB.search(text) and not _is_short_formula(text))
         return Extraction(text, "bare") if is_answer and not is_phrase else None
     outside = _outside_math(text)
     words = [word.lower() for word in _WORD.findall(outside) if word.lower() not in ("and", "or")]
     is_announced = any(word in _ANNOUNCEMENTS for word in words)
     return Extraction(text, "bare") if len(words) <= 2 and not is_announced else None
+
+
+def _is_short_formula(text: str) -> bool:
+    """LaTeX with words in it, such as `6 \\text{ or more}`: read as a whole or not at all."""
+    return len(text) <= MAX_SHORT_FORMULA_CHARS and "\\" in text
 
 
 def _outside_math(text: str) -> str:

@@ -55,8 +55,8 @@ UNICODE = str.maketrans(
 )
 
 SHORT_WORDS = frozenset(
-    "no yes odd all not the are for was has its but can any per you get and or day one two six ten red min sec km cm mm kg mg ml mL "
-    "ft mph lb pct cal usd rad".split()
+    "no yes odd all not the are for was has its but can any per you get and or day one two six ten red min sec km cm mm kg mg ml "
+    "mL ft mph lb pct cal usd rad".split()
 )
 
 # Words after a space, products of two letters elsewhere.
