@@ -28,6 +28,7 @@ LETTERS = "ABCDEFGHIJ"
 _GROUPED = re.compile(
     r"(?<![\d.,\w\\])(\d{1,3}(?:(?:,|\{,\}|,?\\[,;:!] ?|,\\!\s|\\ | )\d{3})+)(?![\d\w]|,\d|\s\d{1,2}(?!\d))(\.\d+)?"
 )
+_SPACED_LETTER = re.compile(r"(?<=\d)\s+([A-Za-z])(?![A-Za-z])")
 _DECIMAL_COMMA = re.compile(r"-?(?:\d+,\d{2}|0,\d+|\d+,\d{4,})")
 _WRAPPED = re.compile(r"\\(?:text|textbf|textrm|textit|mathrm|mathbf|mbox|rm|bf)\s{0,4}\{([^{}]{0,200})\}")
 _GOLD_LETTER = re.compile(r"\(?([A-J])\)?\.?")
@@ -94,13 +95,17 @@ def gold_letter(gold: str) -> str | None:
 
 @lru_cache(maxsize=4096)
 def readings(text: str) -> tuple[Answer, ...]:
-    """What `text` may mean: with commas and spaces as thousands separators, and as the separators of a list."""
+    """What `text` may mean: with commas and spaces as thousands separators, and as the separators of a list; `12 m` as
+    a length, and as a product.
+    """
     joined = _GROUPED.sub(lambda match: re.sub(r"\D", "", match[1]) + (match[2] or ""), text)
     variants = [joined] if joined == text or text.lstrip("$\\ ")[:1] not in "([{" else [text, joined]
     if joined != text and variants == [joined]:
         variants.append(text)
     if _DECIMAL_COMMA.fullmatch(strip_wrapping(text)):
         variants.append(text.replace(",", "."))
+    if _SPACED_LETTER.search(text):
+        variants.append(_SPACED_LETTER.sub(r"\1", joined))
     found: list[Answer] = []
     for variant in variants:
         try:

@@ -100,8 +100,11 @@ def _same_sequence(gold: Sequence, other: Answer) -> bool | None:
     if isinstance(other, Matrix):
         return _same_matrix(other, gold)
     if not isinstance(other, Sequence):
-        if isinstance(other, (Relation, Words, Field)) or any(isinstance(item, (Relation, Words)) for item in gold.items):
+        has_relation = any(isinstance(item, (Relation, Words)) for item in gold.items)
+        if has_relation or isinstance(other, (Words, Field)):
             return None
+        if isinstance(other, Relation):
+            return False
         return _set_of_one(gold, other)
     if gold.kind == "list" and other.kind == "list":
         one, two = _merged(gold), _merged(other)

@@ -93,6 +93,8 @@ def tokenize(text: str) -> list[Token]:
         after_space = False
         if len(found) > MAX_TOKENS:
             raise UnreadableError(f"more than {MAX_TOKENS} tokens")
+    if found and found[-1].kind is Kind.COMMAND and found[-1].text in ("min", "sec"):
+        found[-1] = Token(Kind.TEXT, found[-1].text, found[-1].after_space)  # minutes; a function has an argument
     return _with_subscripts(found)
 
 
