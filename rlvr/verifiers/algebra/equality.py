@@ -360,21 +360,24 @@ def _same_piece(one: Span, other: Span) -> bool | None:
 def _same_relation(gold: Relation, other: Answer) -> bool | None:
     if isinstance(other, Scalar) and other.name and gold.sign == "=":
         symbol = Node("symbol", name=other.name.partition("(")[0] if "(" not in other.name else "y")
-        return same_zeros(gold.left, gold.right, symbol, other.node) != 0 or None
+        return _same_equation((gold.left, gold.right), (symbol, other.node))
     if not isinstance(other, Relation):
         return False if isinstance(other, (Scalar, Congruence, Matrix, Ratio)) else None
     if "=" in (gold.sign, other.sign) or "!=" in (gold.sign, other.sign):
         if gold.sign != other.sign:
             return False
-        if same_zeros(gold.left, gold.right, other.left, other.right) != 0:
-            return True
-        sides = (gold.left, gold.right, other.left, other.right)
-        return False if zeros_differ(*sides) or zeros_differ(*sides[2:], *sides[:2]) else None
+        return _same_equation((gold.left, gold.right), (other.left, other.right))
     turns = {"<": ">", ">": "<", "<=": ">=", ">=": "<="}
     factor = same_zeros(gold.left, gold.right, other.left, other.right)
     if not factor:
         return None
     return (gold.sign == other.sign) == (factor > 0) and (factor > 0 or turns[gold.sign] == other.sign)
+
+
+def _same_equation(one: tuple[Node, Node], other: tuple[Node, Node]) -> bool | None:
+    if same_zeros(*one, *other) != 0:
+        return True
+    return False if zeros_differ(*one, *other) or zeros_differ(*other, *one) else None
 
 
 def _same_congruence(gold: Congruence, other: Answer) -> bool | None:
