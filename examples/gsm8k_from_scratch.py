@@ -26,6 +26,9 @@ def make_model(folder: Path) -> None:
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
     task = load_task("gsm8k")
     count = len(task.problems("train"))
@@ -82,6 +85,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--warm-steps", type=int, default=600)
     parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
     parser.add_argument("--filtered", type=int, default=400, help="problems that the filter looks at")
     args = parser.parse_args()
     out: Path = args.out
@@ -91,14 +95,14 @@ def main() -> None:
     rlvr("tasks", "validate", "gsm8k")
     warm = f'kind = "sft"\nmodel = "{out}/random"\ntask = "gsm8k"\nsteps = {args.warm_steps}\nsequences_per_step = 16\n'
     warm += '[optim]\nlr = 2e-3\nschedule = "cosine"\nwarmup_steps = 50\nweight_decay = 0.1\n'
-    rlvr("train", recipe(out / "warm.toml", warm), f"out={out}/warm")
+    rlvr("train", recipe(out / "warm.toml", warm), f"out={out}/warm", f"threads={args.threads}")
     rates = f"{out}/pass-rates.jsonl"
     rlvr("filter", "gsm8k", "--model", f"{out}/warm", "-n", "16", "--keep", "0.05:0.95", "--limit", str(args.filtered),
          "--max-tokens", "256", "--out", rates)  # fmt: skip
     train = f'kind = "rl"\nmodel = "{out}/warm"\ntask = "gsm8k"\nsteps = {args.steps}\n'
     train += '[rollout]\ngroup_size = 16\nproblems_per_step = 8\nmax_tokens = 256\n[algorithm]\nname = "dapo"\n'
     train += f'[data]\npass_rates = "{rates}"\nkeep = [0.05, 0.95]\n[eval]\nproblems = 100\nn = 8\nk = [1, 8]\n'
-    rlvr("train", recipe(out / "train.toml", train), f"out={out}/run")
+    rlvr("train", recipe(out / "train.toml", train), f"out={out}/run", f"threads={args.threads}")
     rlvr(
         "eval",
         f"{out}/run",
