@@ -49,8 +49,9 @@ def register(kind: str, name: str) -> Callable[[T], T]:
     def decorate(target: T) -> T:
         plugin = Plugin(kind, name, target, _reference_of(target), f"decorator in {getattr(target, '__module__', '?')}")
         known = _decorated.get((kind, name))
-        # Re-running a notebook cell or reloading a file defines the same reference again: that is no conflict.
-        if known is not None and known.reference != plugin.reference:
+        # Re-running a notebook cell, reloading a file, or importing it once by name and once by path defines the same
+        # plugin again: that is no conflict.
+        if known is not None and known.reference != plugin.reference and _origin_of(known.target) != _origin_of(target):
             raise PluginError(f"two {kind} are named {name!r}: {known.reference} and {plugin.reference}; rename one")
         _decorated[(kind, name)] = plugin
         return target
@@ -154,6 +155,13 @@ def _module_from_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _origin_of(target: Any) -> tuple[str | None, str]:
+    """The file that defines a target, and its name there."""
+    file = getattr(sys.modules.get(getattr(target, "__module__", "")), "__file__", None)
+    name = getattr(target, "__qualname__", type(target).__qualname__)
+    return (None, _reference_of(target)) if file is None else (str(Path(file).resolve()), name)
 
 
 def _reference_of(target: Any) -> str:

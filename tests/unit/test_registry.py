@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -191,3 +192,13 @@ def test_every_built_in_plugin_loads(kind: str, name: str) -> None:
     plugin = resolve(kind, name)
     assert plugin.origin.startswith("rlvr ")
     assert resolve(kind, plugin.reference).target is plugin.target
+
+
+def test_one_file_imported_by_name_and_by_path_defines_one_plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "checks_imported_twice"
+    head = "from rlvr import Verdict, verifier\n\n@verifier('imported_twice')\n"
+    code = head + "def grade(problem, rollout):\n    return Verdict.correct()\n"
+    (tmp_path / f"{name}.py").write_text(code)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module(name)
+    assert resolve("verifiers", f"{tmp_path / name}.py:grade").name == "grade"
