@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from rlvr.verifiers.algebra.expressions import MAX_DEPTH, Node, read_expression
+from rlvr.verifiers.algebra.expressions import MAX_DEPTH, Node
 from rlvr.verifiers.algebra.kinds import (
     REALS,
     Answer,
@@ -19,25 +19,17 @@ from rlvr.verifiers.algebra.kinds import (
     Span,
     Words,
 )
+from rlvr.verifiers.algebra.pieces import RELATIONS, depth_change, is_one_group, joined, split_at, split_relations
+from rlvr.verifiers.algebra.scalars import is_unit, read_scalar, try_expression, whole_expression
 from rlvr.verifiers.algebra.tokens import Kind, Token, UnreadableError, tokenize
-from rlvr.verifiers.algebra.units import unit_name
 
 MAX_PARTS = 200
 
-_OPENING = frozenset({"(", "[", "{", "\\{", "langle", "lfloor", "lceil"})
-_CLOSING = frozenset({")", "]", "}", "\\}", "rangle", "rfloor", "rceil"})
-_RELATIONS = {
-    "=": "=", "<": "<", ">": ">", "le": "<=", "ge": ">=", "ne": "!=", "in": "in", "approx": "approx", "equiv": "=", "to": "to",
-    "Rightarrow": "to",
-}  # fmt: skip
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "=": "=", "!=": "!="}
 
 
 _BOX = re.compile(r"\\boxed\s?\{")
 _STRIP = " \t\n.*`:,;"
-_QUALIFIERS = frozenset(
-    {"or", "more", "less", "fewer", "than", "not", "least", "most", "above", "below", "maybe", "if", "when", "but"}
-)
 _REAL_WORDS = re.compile(r"(?:all|the|any|set of|of)*\s?(?:all\s)?real\s?(?:numbers?|values?|x)?", re.IGNORECASE)
 _EMPTY_WORDS = frozenset(
     {
@@ -81,7 +73,7 @@ def read_answer(text: str) -> Answer:
     tokens = _without_delimiters(tokenize(strip_wrapping(text)))
     depth = deepest = 0
     for token in tokens:
-        depth += _depth_change(token)
+        depth += depth_change(token)
         deepest = max(deepest, depth)
     if deepest > MAX_DEPTH:
         raise UnreadableError(f"brackets are nested {deepest} deep")
@@ -104,7 +96,7 @@ def _read(tokens: list[Token]) -> Answer:
         found = reader(tokens)
         if found is not None:
             return found
-    return _scalar(tokens)
+    return read_scalar(tokens)
 
 
 def _trim(tokens: list[Token]) -> list[Token]:
@@ -132,7 +124,7 @@ def _words(tokens: list[Token]) -> Answer | None:
         return None
     if len(tokens) > 1 and any(token.text in (",", ";") for token in tokens):
         return None
-    if tokens[0].kind is not Kind.TEXT and any(token.kind is Kind.SYMBOL for token in tokens[:1]) and _is_unit(tokens[1:]):
+    if tokens[0].kind is not Kind.TEXT and any(token.kind is Kind.SYMBOL for token in tokens[:1]) and is_unit(tokens[1:]):
         return None  # "x cm"
     text = " ".join(" ".join(token.text for token in tokens).split())
     if _REAL_WORDS.fullmatch(text):
@@ -155,11 +147,11 @@ def _environment(tokens: list[Token]) -> Answer | None:
     name = tokens[0].text.removeprefix("begin ")
     if name in ("vmatrix", "Vmatrix"):
         raise UnreadableError("a determinant")
-    rows = [row for row in _split(tokens[1:-1], "\\\\") if row]
+    rows = [row for row in split_at(tokens[1:-1], "\\\\") if row]
     if name in ("cases", "aligned", "align", "gathered"):
         return _list([_read([token for token in row if token.text != "&"]) for row in rows], ",")
     if name.endswith("matrix") or name == "array":
-        return Matrix(tuple(tuple(_read(cell) for cell in _split(row, "&")) for row in rows))
+        return Matrix(tuple(tuple(_read(cell) for cell in split_at(row, "&")) for row in rows))
     raise UnreadableError(f"the environment {name}")
 
 
@@ -172,7 +164,7 @@ def _congruence(tokens: list[Token]) -> Answer | None:
         left, right = left[:-1], right[:-1]
     begin = next((at + 1 for at in reversed(range(len(left))) if left[at].text in ("equiv", "=")), 0)
     residue = _read(left[begin:])
-    modulus = _expression(right)
+    modulus = whole_expression(right)
     if isinstance(residue, Sequence) and residue.kind == "list":
         return Sequence("list", tuple(Congruence(item.node, modulus) for item in residue.items if isinstance(item, Scalar)))
     if not isinstance(residue, Scalar):
@@ -183,7 +175,7 @@ def _congruence(tokens: list[Token]) -> Answer | None:
 def _parts(tokens: list[Token]) -> Answer | None:
     """Values side by side: `1, 2`, `x = 1; y = 2`, `3 or 4`."""
     for mark in (";", "or", "and", ",", "\\\\"):
-        pieces = [piece for piece in _split(tokens, mark) if piece]
+        pieces = [piece for piece in split_at(tokens, mark) if piece]
         if len(pieces) > 1:
             if len(pieces) > MAX_PARTS:
                 raise UnreadableError("too many parts")
@@ -233,7 +225,7 @@ def _flattened(items: list[Answer]) -> list[Answer]:
 
 
 def _relation(tokens: list[Token]) -> Answer | None:
-    pieces, signs = _split_relations(tokens)
+    pieces, signs = split_relations(tokens)
     if not signs:
         return None
     if len(pieces) != len(signs) + 1 or not all(pieces):
@@ -260,7 +252,7 @@ def _membership(pieces: list[list[Token]], signs: list[str]) -> Answer:
     found = _read(pieces[1])
     if isinstance(found, Sequence) and found.kind == "pair":
         found = _interval(pieces[1]) or found
-    return _named(found, _text(pieces[0]))
+    return _named(found, joined(pieces[0]))
 
 
 def _equation(pieces: list[list[Token]]) -> Answer:
@@ -273,10 +265,10 @@ def _equation(pieces: list[list[Token]]) -> Answer:
     ):
         return _read(pieces[1])  # (p, q) = (3, 2)
     if len(pieces) == 2 and _is_name(pieces[1]) and not _is_name(pieces[0]):
-        value = _try_expression(pieces[0])
+        value = try_expression(pieces[0])
         if value is not None and not any(value.symbols()):
             return _assigned(pieces[1], _read(pieces[0]))
-    left, right = _try_expression(pieces[0]), _read(pieces[-1])
+    left, right = try_expression(pieces[0]), _read(pieces[-1])
     if left is None or (isinstance(right, Scalar) and not any((*left.symbols(), *right.node.symbols()))):
         return right  # "20 cos 60 = 10" stands for its result, and so does "f(2) + AB : CD = 7"
     if not isinstance(right, Scalar) or right.unit:
@@ -284,7 +276,7 @@ def _equation(pieces: list[list[Token]]) -> Answer:
     if len(pieces) > 2:
         raise UnreadableError("a chain of equations")
     if left.kind == "divide" and all(_is_segment(side) for side in left.args):
-        return Scalar(right.node, _text(pieces[0]), decimals=right.decimals, digits=right.digits)
+        return Scalar(right.node, joined(pieces[0]), decimals=right.decimals, digits=right.digits)
     return Relation(left, "=", right.node)
 
 
@@ -294,7 +286,7 @@ def _is_segment(node: Node) -> bool:
 
 
 def _inequality(pieces: list[list[Token]], signs: list[str]) -> Answer:
-    sides = [_expression(piece) for piece in pieces]
+    sides = [whole_expression(piece) for piece in pieces]
     constant = [not any(side.symbols()) for side in sides]
     if len(sides) == 2 and constant[0] != constant[1]:
         variable, bound, sign = (sides[1], sides[0], _FLIPPED[signs[0]]) if constant[0] else (sides[0], sides[1], signs[0])
@@ -348,7 +340,7 @@ def _region(tokens: list[Token]) -> Answer | None:
         return None
     if any(token.text == "cap" for token in tokens):
         raise UnreadableError("an intersection")
-    base, *removed = _split(tokens, "setminus")
+    base, *removed = split_at(tokens, "setminus")
     if not removed and (
         minus := next(
             (
@@ -362,7 +354,7 @@ def _region(tokens: list[Token]) -> Answer | None:
         base, removed = tokens[:minus], [tokens[minus + 1 :]]
     spans: list[Span] = []
     points: list[Node] = []
-    for piece in _split(base, "cup"):
+    for piece in split_at(base, "cup"):
         found = _interval(piece) if piece and piece[0].text in "([]" else _read(piece)
         if isinstance(found, Sequence) and found.kind == "pair":
             found = _interval(piece)
@@ -387,33 +379,33 @@ def _nodes(answer: Answer) -> list[Node]:
 
 
 def _interval(tokens: list[Token]) -> Region | None:
-    if tokens[0].text not in "([]" or tokens[-1].text not in ")][" or len(tokens) < 5 or not _is_one_group(tokens):
+    if tokens[0].text not in "([]" or tokens[-1].text not in ")][" or len(tokens) < 5 or not is_one_group(tokens):
         return None
-    parts = _split(tokens[1:-1], ",")
+    parts = split_at(tokens[1:-1], ",")
     if len(parts) == 1:
-        parts = _split(tokens[1:-1], ";")
+        parts = split_at(tokens[1:-1], ";")
     if len(parts) != 2:
         return None
-    low, high = _expression(parts[0]), _expression(parts[1])
+    low, high = whole_expression(parts[0]), whole_expression(parts[1])
     return Region((Span(_end(low), _end(high), tokens[0].text == "[", tokens[-1].text == "]"),))
 
 
 def _bracketed(tokens: list[Token]) -> Answer | None:
     opening = tokens[0].text
-    if opening not in ("(", "[", "{", "\\{", "langle") or not _is_one_group(tokens):
+    if opening not in ("(", "[", "{", "\\{", "langle") or not is_one_group(tokens):
         return None
     inner = tokens[1:-1]
     if opening in ("{", "\\{"):
         bar = next((at for at, token in enumerate(inner) if token.text in ("|", ":") and at in (1, 2, 3)), None)
-        if bar is not None and any(token.text in _RELATIONS for token in inner[bar:]):
+        if bar is not None and any(token.text in RELATIONS for token in inner[bar:]):
             return _read(inner[bar + 1 :])  # {x | x > 2}
     if opening == "\\{":
-        return Sequence("set", tuple(_flattened([_read(piece) for piece in _split(inner, ",") if piece])))
+        return Sequence("set", tuple(_flattened([_read(piece) for piece in split_at(inner, ",") if piece])))
     if opening == "{":
         return _read(inner)
-    parts = _split(inner, ",") if opening != "langle" or any(token.text == "," for token in inner) else [inner]
+    parts = split_at(inner, ",") if opening != "langle" or any(token.text == "," for token in inner) else [inner]
     if len(parts) == 1:
-        parts = _split(inner, ";")
+        parts = split_at(inner, ";")
     if len(parts) == 1:
         if opening == "langle":
             raise UnreadableError("angle brackets around one value")
@@ -427,79 +419,14 @@ def _bracketed(tokens: list[Token]) -> Answer | None:
 
 def _begins_answer(inner: list[Token]) -> bool:
     """Whether brackets hold a whole answer ("(x = 5)") rather than a factor."""
-    return any(token.text in _RELATIONS or token.kind is Kind.TEXT for token in inner)
+    return any(token.text in RELATIONS or token.kind is Kind.TEXT for token in inner)
 
 
 def _ratio(tokens: list[Token]) -> Answer | None:
-    parts = _split(tokens, ":")
+    parts = split_at(tokens, ":")
     if len(parts) < 2 or not all(parts):
         return None
-    return Ratio(tuple(_scalar(part) for part in parts))
-
-
-def _scalar(tokens: list[Token]) -> Scalar:
-    node, rest = read_expression(tokens)
-    is_percent = False
-    while rest and rest[0].kind is Kind.MARK and rest[0].text == "%":
-        is_percent, rest = True, rest[1:]
-    unit = _unit(rest, node)
-    if unit == "%":
-        is_percent, unit = True, ""
-    if node.kind == "degrees":
-        node, unit = node.args[0], unit or "°"
-    if node.kind == "negate" and node.args[0].kind == "degrees":
-        node, unit = Node("negate", (node.args[0].args[0],)), unit or "°"
-    decimals, digits = _decimals(node)
-    return Scalar(node, "", unit, is_percent, decimals, digits)
-
-
-def _decimals(node: Node) -> tuple[int | None, int]:
-    """Digits after the point, and significant digits, of a decimal or of a decimal times a power of ten."""
-    inner = node.args[0] if node.kind == "negate" else node
-    shift = 0
-    if inner.kind == "multiply" and len(inner.args) == 2 and inner.args[1].kind == "power" and inner.args[1].args[0].value == 10:
-        exponent = inner.args[1].args[1]
-        sign, exponent = (-1, exponent.args[0]) if exponent.kind == "negate" else (1, exponent)
-        if exponent.kind != "number" or exponent.value.denominator != 1:
-            return None, 0
-        inner, shift = inner.args[0], sign * int(exponent.value)
-    if inner.kind != "number" or "." not in inner.name or "e" in inner.name.lower():
-        return None, 0
-    return len(inner.name.partition(".")[2]) - shift, len(inner.name.replace(".", "").lstrip("0"))
-
-
-def _is_unit(rest: list[Token]) -> bool:
-    return bool(rest) and all(
-        token.kind in (Kind.TEXT, Kind.NUMBER) or (token.kind is Kind.MARK and token.text in "^{}/-*.()") or token.text == "circ"
-        for token in rest
-    ) and any(token.kind is Kind.TEXT for token in rest)  # fmt: skip
-
-
-def _unit(rest: list[Token], node: Node) -> str:
-    if not rest:
-        return ""
-    # °C: the circle was read with the number
-    if node.kind == "degrees" and [token.text for token in rest] in (["C"], ["F"]):
-        return f"°{rest[0].text}"
-    if not _is_unit(rest):
-        raise UnreadableError(f"{rest[0].text!r} after a value")
-    if any(word.lower() in _QUALIFIERS for token in rest if token.kind is Kind.TEXT for word in token.text.split()):
-        raise UnreadableError("a bound or a denial, not a value")
-    return unit_name("".join(f" {token.text}" if token.kind is Kind.TEXT else token.text for token in rest))
-
-
-def _expression(tokens: list[Token]) -> Node:
-    node, rest = read_expression(tokens)
-    if rest and not _is_unit(rest):
-        raise UnreadableError(f"{rest[0].text!r} after an expression")
-    return node
-
-
-def _try_expression(tokens: list[Token]) -> Node | None:
-    try:
-        return _expression(tokens)
-    except UnreadableError:
-        return None
+    return Ratio(tuple(read_scalar(part) for part in parts))
 
 
 def _is_name(tokens: list[Token]) -> bool:
@@ -535,7 +462,7 @@ def _is_name(tokens: list[Token]) -> bool:
 
 
 def _assigned(name: list[Token], value: Answer) -> Answer:
-    return _named(value, _text(name))
+    return _named(value, joined(name))
 
 
 def _named(value: Answer, name: str) -> Answer:
@@ -544,51 +471,3 @@ def _named(value: Answer, name: str) -> Answer:
     if isinstance(value, Region):
         return Region(value.spans, value.without, value.points, name)
     return value
-
-
-def _text(tokens: list[Token]) -> str:
-    return "".join(token.text for token in tokens)
-
-
-def _split(tokens: list[Token], mark: str) -> list[list[Token]]:
-    pieces: list[list[Token]] = [[]]
-    depth = 0
-    for token in tokens:
-        depth += _depth_change(token)
-        if depth == 0 and token.text == mark and token.kind is not Kind.TEXT:
-            pieces.append([])
-        else:
-            pieces[-1].append(token)
-    return pieces
-
-
-def _depth_change(token: Token) -> int:
-    if token.kind is Kind.TEXT or token.kind is Kind.SYMBOL:
-        return 0
-    is_opening = token.text in _OPENING or token.text.startswith("begin ")
-    return is_opening - (token.text in _CLOSING or token.text.startswith("end "))
-
-
-def _split_relations(tokens: list[Token]) -> tuple[list[list[Token]], list[str]]:
-    pieces: list[list[Token]] = [[]]
-    signs: list[str] = []
-    depth = 0
-    for token in tokens:
-        depth += _depth_change(token)
-        if depth == 0 and token.kind is not Kind.TEXT and token.text in _RELATIONS:
-            signs.append(_RELATIONS[token.text])
-            pieces.append([])
-        else:
-            pieces[-1].append(token)
-    return pieces, signs
-
-
-def _is_one_group(tokens: list[Token]) -> bool:
-    """Whether the first bracket closes with the last token."""
-    depth = 0
-    for at, token in enumerate(tokens):
-        change = _depth_change(token)
-        depth += 1 if at == 0 else (-1 if at == len(tokens) - 1 else change)
-        if depth == 0 and at < len(tokens) - 1:
-            return False
-    return depth == 0
