@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import json
 import multiprocessing
@@ -194,7 +195,9 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_does(
     file.write_text(to_toml(load_recipe(recipe(**settings, out=str(tmp_path / "broken"))).model_dump()))
     run = tmp_path / "broken"
     command = [sys.executable, "-m", "rlvr", "train", str(file)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    # Started by a background job, the tests inherit an ignored SIGINT, and so would the run.
+    listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening) as process:
         while lines(run) < 2 and process.poll() is None:
             pass
         process.send_signal(interrupt)
