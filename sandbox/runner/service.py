@@ -1,0 +1,184 @@
+"""The container's first process: imports what submissions usually need, forks the slots, and replaces those that die.
+
+It ends by itself when the host that started it is gone: `--listen` keeps a lifeline socket for that.
+"""
+
+import argparse
+import atexit
+import functools
+import gc
+import importlib
+import os
+import select
+import signal
+import socket
+import sys
+import time
+import traceback
+
+from . import confine, seccomp
+from .slot import Slot
+from .wire import keep
+
+STANDARD = (
+    "abc array ast base64 bisect builtins calendar cmath collections collections.abc contextlib copy csv dataclasses datetime "
+    "decimal enum fractions functools hashlib heapq inspect io itertools json math numbers operator os pathlib queue random re "
+    "statistics string struct sys tempfile textwrap threading time traceback types typing unicodedata uuid warnings"
+).split()
+SCIENCE = ("numpy", "sympy")
+USERS_PER_SLOT = 3
+FIRST_LIFELINE_S = 60.0
+LINGER_S = 2.0
+
+
+def main():
+    options = _arguments()
+    confine.forbid_new_privileges()
+    os.umask(0o022)
+    sys.dont_write_bytecode = True
+    for name in (*STANDARD, *(SCIENCE if options.preload == "science" else ())):
+        importlib.import_module(name)
+    fork = confine.raw_fork if confine.raw_fork_works() else os.fork
+    install = _filter(required=options.filter != "off")
+    atexit._clear()
+    sys.argv[:] = ["main.py"]
+    for name in [name for name in sys.modules if name.split(".")[0] == __package__]:
+        _kept.append(sys.modules.pop(name))  # a submission's `import wire` must not find ours
+    gc.collect()
+    gc.freeze()
+    make = functools.partial(_slot_main, options=options, fork=fork, install=install)
+    if options.stdio is not None:
+        _serve_stdio(make, options.stdio)
+    else:
+        _Supervisor(options, make).run()
+
+
+_kept = []
+
+
+def _arguments():
+    parser = argparse.ArgumentParser(prog="runner")
+    parser.add_argument("--listen", help="folder for the slots' sockets")
+    parser.add_argument("--stdio", type=int, help="serve this one slot on stdin and stdout")
+    parser.add_argument("--slots", type=int, default=1)
+    parser.add_argument("--uid", type=int, default=20_000, help="first user id; every slot takes three")
+    parser.add_argument("--preload", choices=("standard", "science"), default="standard")
+    parser.add_argument("--filter", choices=("on", "off"), default="on", help="the seccomp filter")
+    options = parser.parse_args()
+    if options.listen is None and options.stdio is None:
+        parser.error("one of --listen and --stdio is needed")
+    return options
+
+
+def _filter(*, required):
+    """What installs the system-call filter; None where it is switched off."""
+    if not required:
+        return None
+    code = seccomp.program(seccomp.policy())
+    return functools.partial(seccomp.install, code)
+
+
+def _slot_main(number, accept, *, options, fork, install):
+    """A slot server's whole life. `accept` gives (reader, writer) pairs until there is no more."""
+    slot = Slot(number, options.uid + USERS_PER_SLOT * number, fork, install)
+    for reader, writer in accept():
+        try:
+            slot.serve(reader, writer)
+        finally:
+            for fd in {reader, writer}:
+                os.close(fd)
+
+
+def _serve_stdio(make, number):
+    reader, writer = keep(os.dup(0)), keep(os.dup(1))
+    null = os.open("/dev/null", os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    make(number, lambda: [(reader, writer)])
+
+
+class _Supervisor:
+    """Listens, forks the slots, reaps whatever ends, restarts dead slots, and follows the lifeline."""
+
+    def __init__(self, options, make):
+        self.options = options
+        self.make = make
+        self.children = {}
+        self.listeners = [self._listen(str(number)) for number in range(options.slots)]
+        self.lifeline = self._listen("life")
+        self.hosts = {}
+
+    def _listen(self, name):
+        path = os.path.join(self.options.listen, name)
+        listener = socket.socket(socket.AF_UNIX)
+        old = os.umask(0o117)  # the owner's group may connect: that is the host's user
+        try:
+            listener.bind(path)
+        finally:
+            os.umask(old)
+        listener.listen(64)
+        return listener
+
+    def run(self):
+        wake_reader, wake_writer = (keep(fd) for fd in os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC))
+        for number in range(self.options.slots):
+            self._start(number)
+        signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        poll = select.poll()
+        poll.register(wake_reader, select.POLLIN)
+        poll.register(self.lifeline, select.POLLIN)
+        deadline = time.monotonic() + FIRST_LIFELINE_S
+        while True:
+            for fd, _ in poll.poll(1000):
+                if fd == wake_reader:
+                    os.read(wake_reader, 4096)
+                elif fd == self.lifeline.fileno():
+                    host, _ = self.lifeline.accept()
+                    self.hosts[host.fileno()] = host
+                    poll.register(host, select.POLLIN)
+                    deadline = None
+                elif not self.hosts[fd].recv(64):
+                    poll.unregister(fd)
+                    self.hosts.pop(fd).close()
+                    deadline = time.monotonic() + LINGER_S if not self.hosts else None
+            self._reap()
+            if deadline is not None and time.monotonic() > deadline:
+                os._exit(0)
+
+    def _reap(self):
+        while True:
+            try:
+                pid, _ = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            if pid in self.children:
+                self._start(self.children.pop(pid))
+
+    def _start(self, number):
+        pid = os.fork()
+        if pid:
+            self.children[pid] = number
+            return
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            listener = socket.socket(fileno=keep(self.listeners[number].detach()))
+            for other in (*self.listeners, self.lifeline, *self.hosts.values()):
+                other.close()
+            self.make(number, lambda: _connections(listener))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+
+def _connections(listener):
+    while True:
+        connection, _ = listener.accept()
+        fd = keep(connection.detach())
+        yield fd, fd
