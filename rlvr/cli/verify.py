@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rlvr.verifiers.verdict_file import Written
 
 HELP = "grade responses from a JSONL file with a verifier, or audit the verifier"
-LARGE_BYTES = 8 * 2**20  # from here on, starting processes costs less than they save
+ALONE_CPU_S = 0.5  # what costs more is shared with workers: starting them costs about as much
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -169,9 +169,14 @@ def _grade(
 ) -> Generator[Graded, None, None]:
     from rlvr.verifiers.bulk import grade_lines
 
-    is_large = source.bytes - source.bytes_read >= LARGE_BYTES
     return grade_lines(
-        lines, args.file, verifier, workers=args.workers, timeout_s=args.timeout, first=source.first, is_large=is_large
+        lines,
+        args.file,
+        verifier,
+        workers=args.workers,
+        timeout_s=args.timeout,
+        first=source.first,
+        alone_cpu_s=ALONE_CPU_S,
     )
 
 

@@ -1,30 +1,33 @@
 """Grade JSON lines without end: in order, in constant memory, on as many cores as there is work for.
 
-An isolated verifier runs in its own worker processes, one rollout at a time, each under the clock. A verifier that is safe in
-this process is called here; where the input is large, whole chunks of lines go to processes of their own instead.
+It begins in this process, which a small input never leaves: an isolated verifier's quick way is asked here, and what that
+leaves open goes to killable workers, one rollout at a time, each under the clock. Once the lines have cost more than starting
+workers does, whole chunks of them go there, and again only what is left open is graded one by one.
 """
 
 from __future__ import annotations
 
-import multiprocessing
+import asyncio
+import math
+import time
 from collections import Counter, deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
 from dataclasses import dataclass
-from itertools import islice
 
 from rlvr.errors import TaskError, VerifierError
 from rlvr.registry import resolve
 from rlvr.types import Outcome, Rollout, Verdict
-from rlvr.verifiers.base import Verifier, as_verifier
+from rlvr.verifiers.base import as_verifier
+from rlvr.verifiers.batches import Batch, in_batches
 from rlvr.verifiers.call import call_verifier, too_long
+from rlvr.verifiers.chunk import GradedChunk, open_chunk
 from rlvr.verifiers.lines import Row, read_rows, verdict_line
 from rlvr.verifiers.runner import Grader, WeightedVerifier
-from rlvr.verifiers.stream import verify_stream
+from rlvr.verifiers.stream import blocking, in_order, verify_stream
 
-CHUNK_LINES = 500
-CHUNKS_A_WORKER = 3  # under way at once: one is graded, one waits, one is read
+BATCHES_A_WORKER = 3  # under way at once: one is graded, one waits, one is read
+MAX_SENT_CHARS = 2**24
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +47,12 @@ def grade_lines(
     workers: int,
     timeout_s: float,
     first: int = 1,
-    is_large: bool = False,
+    alone_cpu_s: float = 0.5,
 ) -> Generator[Graded, None, None]:
     """Verdicts for the lines that are not blank, in order. `first` is the number of the first line of `lines`.
 
-    `is_large` says that starting processes pays. Close the iterator, or exhaust it, to stop them.
+    After `alone_cpu_s` seconds of this process's CPU time, chunks of lines go to workers. Close the iterator, or exhaust it,
+    to stop them.
 
     Raises:
         PluginError, ConfigError: as `Grader`, before a line is read.
@@ -56,17 +60,53 @@ def grade_lines(
         VerifierError: the input broke off, or a verifier that claims to be safe ended its process.
     """
     grader = Grader([verifier], workers=workers, timeout_s=timeout_s)
-    if grader.has_isolated:
-        return _grade_isolated(read_rows(lines, name, first), verifier, workers, timeout_s)
-    if is_large and workers > 1 and _is_importable(verifier.reference):
-        return _grade_chunks(lines, name, first, verifier, workers)
-    found = as_verifier(resolve("verifiers", verifier.reference))
-    return (_grade_here(found, verifier, row) for row in read_rows(lines, name, first))
+    pays_to_start = grader.grades_chunks and (workers > 1 or grader.has_isolated)
+    source = _Source(lines, first)
+    rows = read_rows(source.for_a_while(alone_cpu_s if pays_to_start else math.inf), name, first)
+    alone = _one_by_one(rows, verifier, workers, timeout_s) if grader.has_isolated else _here(rows, verifier)
+    after_quick = Grader([verifier], workers=workers, timeout_s=timeout_s, asks_quick=False)
+    return _alone_then_in_chunks(alone, source, name, after_quick, BATCHES_A_WORKER * workers)
 
 
-def _grade_isolated(
-    rows: Iterator[Row], verifier: WeightedVerifier, workers: int, timeout_s: float
+class _Source:
+    """Lines, the number of the next, and whether there is none."""
+
+    def __init__(self, lines: Iterable[str], first: int) -> None:
+        self.rest = iter(lines)
+        self.number = first
+        self.is_empty = False
+
+    def for_a_while(self, cpu_s: float) -> Iterator[str]:
+        """The lines until this process has used `cpu_s`."""
+        end = time.process_time() + cpu_s
+        while time.process_time() < end:
+            if (line := next(self.rest, None)) is None:
+                self.is_empty = True
+                return
+            self.number += 1
+            yield line
+
+
+def _alone_then_in_chunks(
+    alone: Generator[Graded, None, None], source: _Source, name: str, grader: Grader, window: int
 ) -> Generator[Graded, None, None]:
+    with closing(alone):
+        yield from alone
+    if source.is_empty:
+        return
+
+    async def work(batch: Batch) -> tuple[Graded, str]:
+        return await _grade_batch(batch, name, grader)
+
+    batches = in_batches(source.rest, source.number)
+    with closing(blocking(in_order(batches, work, window=window), grader)) as found:
+        for graded, fault in found:
+            yield graded
+            if fault:
+                raise TaskError(fault)
+
+
+def _one_by_one(rows: Iterator[Row], verifier: WeightedVerifier, workers: int, timeout_s: float) -> Generator[Graded, None, None]:
     identities: deque[object] = deque()
 
     def rollouts() -> Iterator[Rollout]:
@@ -74,12 +114,43 @@ def _grade_isolated(
             identities.append(row.identity)
             yield row.rollout
 
-    for rollout in verify_stream(verifier, rollouts(), workers=workers, timeout_s=timeout_s):
-        yield _graded(identities.popleft(), next(iter(rollout.verdicts.values())))
+    with closing(verify_stream(verifier, rollouts(), workers=workers, timeout_s=timeout_s)) as graded:
+        for rollout in graded:
+            yield _graded(identities.popleft(), _verdict_of(rollout))
 
 
-def _grade_here(found: Verifier, verifier: WeightedVerifier, row: Row) -> Graded:
-    return _graded(row.identity, too_long(row.rollout) or call_verifier(found, row.rollout, verifier.settings))
+def _here(rows: Iterator[Row], verifier: WeightedVerifier) -> Generator[Graded, None, None]:
+    found = as_verifier(resolve("verifiers", verifier.reference))
+    for row in rows:
+        yield _graded(row.identity, too_long(row.rollout) or call_verifier(found, row.rollout, verifier.settings))
+
+
+async def _grade_batch(batch: Batch, name: str, grader: Grader) -> tuple[Graded, str]:
+    """The verdicts, and what is wrong with the line after the last of them, if anything is."""
+    chunk = await _grade_quickly(batch, name, grader)
+    lines = ((number, batch.lines[number - batch.first]) for number in chunk.open_lines)
+    rows = [row for number, line in lines for row in read_rows([line], name, number)]
+    async with asyncio.TaskGroup() as group:
+        for row in rows:
+            group.create_task(grader.grade(row.rollout))
+    one_by_one = [_graded(row.identity, _verdict_of(row.rollout)) for row in rows]
+    text = chunk.texts[0] + "".join(one.text + text for one, text in zip(one_by_one, chunk.texts[1:], strict=True))
+    outcomes = Counter(chunk.outcomes)
+    for one in one_by_one:
+        outcomes.update(one.outcomes)
+    cause = chunk.cause or next((one.cause for one in one_by_one if one.cause), "")
+    return Graded(text, outcomes, cause), chunk.fault
+
+
+async def _grade_quickly(batch: Batch, name: str, grader: Grader) -> GradedChunk:
+    if batch.chars > MAX_SENT_CHARS:  # one giant line: `too_long` settles it here
+        return open_chunk(batch.lines, name, batch.first)
+    try:
+        return await grader.grade_chunk(batch.lines, name, batch.first)
+    except VerifierError as error:
+        if not grader.has_isolated:
+            raise VerifierError(f"{error}; it is declared isolated=False, and must not be") from error
+        return open_chunk(batch.lines, name, batch.first)  # only the row that is to blame shall pay
 
 
 def _graded(identity: object, verdict: Verdict) -> Graded:
@@ -87,57 +158,5 @@ def _graded(identity: object, verdict: Verdict) -> Graded:
     return Graded(verdict_line(identity, verdict) + "\n", {verdict.outcome.value: 1}, cause)
 
 
-def _grade_chunks(
-    lines: Iterable[str], name: str, first: int, verifier: WeightedVerifier, workers: int
-) -> Generator[Graded, None, None]:
-    source, under_way = iter(lines), deque[Future[tuple[Graded, str]]]()
-    # Spawned: a fork would copy the threads and locks of whoever called us.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _prepare, (verifier,)) as executor:
-        try:
-            while True:
-                while len(under_way) < CHUNKS_A_WORKER * workers and (chunk := list(islice(source, CHUNK_LINES))):
-                    under_way.append(executor.submit(_grade_chunk, chunk, name, first))
-                    first += len(chunk)
-                if not under_way:
-                    return
-                graded, fault = under_way.popleft().result()
-                yield graded
-                if fault:
-                    raise TaskError(fault)
-        except BrokenProcessPool as error:
-            raise VerifierError(
-                f"verifier {verifier.reference!r} is declared isolated=False, but ended its process; declare isolated=True"
-            ) from error
-        finally:
-            for future in under_way:
-                future.cancel()
-
-
-_prepared: list[tuple[Verifier, WeightedVerifier]] = []  # of this process, where it is one that grades chunks
-
-
-def _prepare(verifier: WeightedVerifier) -> None:
-    _prepared[:] = [(as_verifier(resolve("verifiers", verifier.reference)), verifier)]
-
-
-def _grade_chunk(lines: list[str], name: str, first: int) -> tuple[Graded, str]:
-    """The verdicts, and what is wrong with the line after the last of them, if anything is."""
-    found, verifier = _prepared[0]
-    texts: list[str] = []
-    outcomes: Counter[str] = Counter()
-    cause = fault = ""
-    try:
-        for row in read_rows(lines, name, first):
-            one = _grade_here(found, verifier, row)
-            texts.append(one.text)
-            outcomes.update(one.outcomes)
-            cause = cause or one.cause
-    except TaskError as error:
-        fault = str(error)
-    return Graded("".join(texts), dict(outcomes), cause), fault
-
-
-def _is_importable(reference: str) -> bool:
-    """Whether another process finds the verifier; one that was made in this process alone is graded here."""
-    location, _, attribute = resolve("verifiers", reference).reference.rpartition(":")
-    return location not in ("", "?", "__main__") and "<locals>" not in attribute
+def _verdict_of(rollout: Rollout) -> Verdict:
+    return next(iter(rollout.verdicts.values()))

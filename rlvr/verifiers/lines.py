@@ -13,8 +13,9 @@ from rlvr.types import JSON, Message, Problem, Rollout, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One input line: its id, which may be any JSON, and the rollout."""
+    """One input line: its number, its id, which may be any JSON, and the rollout."""
 
+    number: int
     identity: JSON
     rollout: Rollout
 
@@ -28,7 +29,7 @@ def read_rows(lines: Iterable[str], name: str, first: int = 1) -> Iterator[Row]:
     for number, line in enumerate(lines, first):
         if line.strip():
             row = _parse(line, f"{name}:{number}")
-            yield Row(row["id"], _rollout(row, f"{name}:{number}"))
+            yield Row(number, row["id"], _rollout(row, f"{name}:{number}"))
 
 
 def verdict_line(identity: JSON, verdict: Verdict) -> str:

@@ -11,16 +11,18 @@ import socket
 import subprocess
 import sys
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from rlvr.errors import VerifierError
 from rlvr.types import JSON, Rollout, Verdict
 from rlvr.verifiers.call import MAX_REASON_CHARS, clip
+from rlvr.verifiers.chunk import GradedChunk
 from rlvr.verifiers.protocol import HEADER_BYTES, decode_frame, encode_frame, frame_size, rollout_to_json, verdict_from_json
 
 START_TIMEOUT_S = 120.0  # importing heavy libraries on a busy machine
 SEND_TIMEOUT_S = 60.0
+CHUNK_TIMEOUT_S = 300.0  # a chunk is graded in bounded time: what takes this long is stuck
 MAX_OUTPUT_CHARS = 2_000
 
 logger = logging.getLogger(__name__)
@@ -218,6 +220,27 @@ class WorkerPool:
                     return Verdict.error(f"verifier {name!r}: {clip(str(error), MAX_REASON_CHARS)}")
             return Verdict.error(f"verifier {name!r}: its worker {cause} ({1 + self._retries} attempts)")
 
+    async def grade_chunk(
+        self, reference: str, lines: Sequence[str], name: str, first: int, settings: Mapping[str, JSON]
+    ) -> GradedChunk:
+        """As `chunk.grade_chunk`, in a worker.
+
+        Raises:
+            VerifierError: the worker ended or got stuck; the lines have no verdicts.
+        """
+        request = {"verifier": reference, "settings": dict(settings), "lines": list(lines), "name": name, "first": first}
+        async with self._slots:
+            if self._is_closed:
+                raise VerifierError("the grader was closed")
+            try:
+                async with self._lent(for_chunk=True) as worker:
+                    reply = await worker.call(request, CHUNK_TIMEOUT_S)
+                    if "chunk" not in reply:
+                        raise WorkerDiedError(f"failed with {reply.get('error', 'an unreadable answer')}")
+                    return GradedChunk.from_json(reply["chunk"])
+            except WorkerTimeoutError as error:
+                raise VerifierError(f"took longer than {CHUNK_TIMEOUT_S:g} s for {len(lines)} lines and was killed") from error
+
     async def close(self) -> None:
         """Kill all workers and wait until they are gone."""
         self._is_closed = True
@@ -228,9 +251,7 @@ class WorkerPool:
             await asyncio.sleep(0.002)
 
     async def _attempt(self, request: Mapping[str, JSON]) -> Verdict:
-        worker = self._take()
-        is_reusable = False
-        try:
+        async with self._lent(for_chunk=False) as worker:
             if not worker.is_loaded and (error := await worker.load(self._references, self._memory_mb)):
                 self._load_error = f"a verifier worker failed to start: {clip(error, MAX_REASON_CHARS)}"
                 return Verdict.error(self._load_error)
@@ -240,8 +261,20 @@ class WorkerPool:
             verdict = verdict_from_json(reply["verdict"])
             if reply["is_exhausted"]:
                 raise WorkerDiedError(f"ran out of memory ({verdict.reason})")
-            is_reusable = True
             return verdict
+
+    @contextlib.asynccontextmanager
+    async def _lent(self, *, for_chunk: bool) -> AsyncIterator[Worker]:
+        """A worker that nobody else has. After an exception it is killed, otherwise the next may have it.
+
+        Raises:
+            WorkerDiedError, WorkerTimeoutError: it hung up; says how it ended.
+        """
+        worker = self._take(for_chunk=for_chunk)
+        is_reusable = False
+        try:
+            yield worker
+            is_reusable = not self._is_closed and self._load_error is None
         except WorkerDiedError as error:
             if not error.is_hang_up:
                 raise
@@ -250,13 +283,15 @@ class WorkerPool:
                 raise WorkerTimeoutError(how) from error
             raise WorkerDiedError(how) from error
         finally:
-            if is_reusable and not self._is_closed:
+            if is_reusable:
                 self._idle.append(worker)
             else:
                 worker.kill()
 
-    def _take(self) -> Worker:
+    def _take(self, *, for_chunk: bool) -> Worker:
         self._reap()
+        # Chunks need no heavy libraries: the workers that have them are left to the rollouts that do.
+        self._idle.sort(key=lambda worker: worker.is_loaded != for_chunk)
         while self._idle:
             worker = self._idle.pop()
             if worker.is_alive():

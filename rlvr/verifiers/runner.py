@@ -14,6 +14,7 @@ from rlvr.registry import Plugin, resolve
 from rlvr.types import JSON, Rollout, Verdict
 from rlvr.verifiers.base import Verifier, as_verifier
 from rlvr.verifiers.call import call_quickly, call_verifier, probe_responses, too_long
+from rlvr.verifiers.chunk import GradedChunk
 from rlvr.verifiers.compose import breakdown, weighted_reward
 from rlvr.verifiers.pool import WorkerPool, is_timeout
 from rlvr.verifiers.settings import check_settings
@@ -39,6 +40,7 @@ class _Part:
     settings: Mapping[str, JSON]
     is_isolated: bool
     loads: tuple[str, ...]  # references that a worker imports for this part: its own and those nested in it
+    is_reachable: bool  # whether a worker finds them
 
 
 class Grader:
@@ -47,6 +49,7 @@ class Grader:
     `workers` processes at most are started, when they are first needed, for the isolated verifiers; each rollout
     has `timeout_s` of wall-clock time and each worker `memory_mb` of address space (None: no limit). A worker that
     crashed is replaced and its rollout tried `retries` times more; one that ran into the time limit is not tried again.
+    `asks_quick=False` is for rollouts that the verifiers' quick ways left open before.
 
     A grader belongs to the event loop of its first `grade`. Close it, or use it as an async context manager.
 
@@ -63,6 +66,7 @@ class Grader:
         timeout_s: float = 10.0,
         retries: int = 1,
         memory_mb: int | None = 4096,
+        asks_quick: bool = True,
     ) -> None:
         _check_limits(workers, timeout_s, retries, memory_mb)
         if not verifiers:
@@ -70,6 +74,7 @@ class Grader:
         self._parts = _resolve_all(verifiers)
         self._weights = {part.key: part.weight for part in self._parts}
         self._limits = {"workers": workers, "timeout_s": timeout_s, "retries": retries, "memory_mb": memory_mb}
+        self._asks_quick = asks_quick
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: WorkerPool | None = None
 
@@ -110,6 +115,24 @@ class Grader:
             rollout.verdicts = await self._verdicts(rollout)
         rollout.reward = None if rollout.error is not None else weighted_reward(rollout.verdicts, self._weights)
 
+    @property
+    def grades_chunks(self) -> bool:
+        """Whether `grade_chunk` may be called: there is one verifier, with a bounded way that a worker finds."""
+        part, *others = self._parts
+        return not others and part.is_reachable and (part.verifier.quick is not None or not part.is_isolated)
+
+    async def grade_chunk(self, lines: Sequence[str], name: str, first: int) -> GradedChunk:
+        """Grade input lines in a worker, up to what takes bounded time: see `chunk.grade_chunk`.
+
+        Raises:
+            VerifierError: the worker ended or got stuck, or this grader belongs to another event loop.
+        """
+        part = self._parts[0]
+        try:
+            return await self._workers().grade_chunk(part.reference, lines, name, first, part.settings)
+        except VerifierError as error:
+            raise VerifierError(f"verifier {part.key!r}: its worker {error}") from error
+
     async def close(self) -> None:
         """Kill the workers and wait until they are gone."""
         if self._pool is not None:
@@ -136,7 +159,7 @@ class Grader:
         }
 
     async def _grade_isolated(self, part: _Part, rollout: Rollout) -> Verdict:
-        if (quick := call_quickly(part.verifier, rollout, part.settings)) is not None:
+        if self._asks_quick and (quick := call_quickly(part.verifier, rollout, part.settings)) is not None:
             return quick
         verdict = await self._workers().grade(part.key, part.reference, rollout, part.settings)
         if not is_timeout(verdict) or part.verifier.probe is None:
@@ -175,8 +198,12 @@ def _resolve_all(verifiers: Sequence[WeightedVerifier]) -> tuple[_Part, ...]:
             raise ConfigError(f"verifier {verifier.name!r} has weight {weighted.weight}; a weight is a finite number")
         family = _family(plugin, verifier, weighted.settings)
         is_isolated = any(member.isolated for _, member in family if member.nested is None)
-        for member, _ in family if is_isolated else ():
-            _check_reachable(member)
+        lost = next((member for member, _ in family if not _is_reachable(member)), None)
+        if is_isolated and lost is not None:
+            raise PluginError(
+                f"verifier {lost.name!r} ({lost.reference}) runs in worker processes, which cannot find it; define it at the "
+                "top level of a file, or declare isolated=False if it is linear in the response"
+            )
         key, count = verifier.name, 1
         while key in keys:
             count += 1
@@ -184,7 +211,8 @@ def _resolve_all(verifiers: Sequence[WeightedVerifier]) -> tuple[_Part, ...]:
         keys.add(key)
         loads = tuple(member.reference for member, _ in family)
         settings = dict(weighted.settings)
-        parts.append(_Part(key, verifier, plugin.reference, float(weighted.weight), settings, is_isolated, loads))
+        weight = float(weighted.weight)
+        parts.append(_Part(key, verifier, plugin.reference, weight, settings, is_isolated, loads, is_reachable=lost is None))
     return tuple(parts)
 
 
@@ -200,15 +228,11 @@ def _family(plugin: Plugin, verifier: Verifier, settings: Mapping[str, JSON], de
     return family
 
 
-def _check_reachable(plugin: Plugin) -> None:
+def _is_reachable(plugin: Plugin) -> bool:
     """A worker process finds a verifier by its reference, so it must be a module-level name in a file."""
     location, _, attribute = plugin.reference.rpartition(":")
     is_missing_file = location.endswith(".py") and not Path(location).is_file()
-    if "<locals>" in attribute or location in ("__main__", "?", "") or is_missing_file:
-        raise PluginError(
-            f"verifier {plugin.name!r} ({plugin.reference}) runs in worker processes, which cannot find it; define it at the "
-            "top level of a file, or declare isolated=False if it is linear in the response"
-        )
+    return not ("<locals>" in attribute or location in ("__main__", "?", "") or is_missing_file)
 
 
 def _check_limits(workers: int, timeout_s: float, retries: int, memory_mb: int | None) -> None:

@@ -1,44 +1,70 @@
-"""Grade many rollouts from an iterable: in parallel, in order, in constant memory."""
+"""Grade what an iterable brings: in parallel, in order, in constant memory."""
 
 from __future__ import annotations
 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
 
 from rlvr.errors import RlvrError, VerifierError, boundary
 from rlvr.types import JSON, Message, Problem, Rollout, Verdict
 from rlvr.verifiers.runner import Grader, WeightedVerifier
 
-_END: Final = object()
+T = TypeVar("T")
+R = TypeVar("R")
+
+WINDOW = 64
 
 
-async def grade_stream(grader: Grader, rollouts: Iterable[Rollout], *, window: int = 64) -> AsyncIterator[Rollout]:
-    """Yield every rollout of `rollouts`, graded, in order; at most `window` are held at a time.
+class _End:
+    """What follows the last item."""
 
-    `rollouts` is read in a thread of its own, so it may block; what it raises is raised here, after everything that
+
+@dataclass(frozen=True, slots=True)
+class _Item(Generic[T]):
+    value: T
+
+
+_END: Final = _End()
+
+
+def grade_stream(grader: Grader, rollouts: Iterable[Rollout], *, window: int = WINDOW) -> AsyncIterator[Rollout]:
+    """Yield every rollout of `rollouts`, graded, in order; as `in_order`."""
+
+    async def graded(rollout: Rollout) -> Rollout:
+        await grader.grade(rollout)
+        return rollout
+
+    return in_order(rollouts, graded, window=window)
+
+
+async def in_order(items: Iterable[T], work: Callable[[T], Awaitable[R]], *, window: int) -> AsyncIterator[R]:
+    """Yield what `work` makes of every item, in the order of the items; at most `window` are held at a time.
+
+    `items` is read in a thread of its own, so it may block; what it raises is raised here, after everything that
     came before it.
     """
     loop = asyncio.get_running_loop()
-    arrived: asyncio.Queue[Rollout | RlvrError | object] = asyncio.Queue()
-    room = threading.Semaphore(window)  # the reader waits here when `window` rollouts are under way
+    arrived: asyncio.Queue[_Item[T] | RlvrError | _End] = asyncio.Queue()
+    room = threading.Semaphore(window)  # the reader waits here when `window` items are under way
     is_stopped = threading.Event()
     threading.Thread(
-        target=_read, args=(rollouts, room, is_stopped, _sender(loop, arrived)), daemon=True, name="rlvr-reader"
+        target=_read, args=(items, room, is_stopped, _sender(loop, arrived)), daemon=True, name="rlvr-reader"
     ).start()
-    tasks: deque[asyncio.Task[Rollout]] = deque()
-    reading: asyncio.Task[Rollout | RlvrError | object] | None = asyncio.create_task(arrived.get())
+    tasks: deque[asyncio.Future[R]] = deque()
+    reading: asyncio.Task[_Item[T] | RlvrError | _End] | None = asyncio.create_task(arrived.get())
     failure: RlvrError | None = None
     try:
         while tasks or reading is not None:
-            waiting: set[asyncio.Future[object]] = {task for task in (reading, tasks[0] if tasks else None) if task is not None}
+            waiting: list[asyncio.Future[Any]] = [*([reading] if reading is not None else []), *([tasks[0]] if tasks else [])]
             await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if reading is not None and reading.done():
                 item = reading.result()
-                if isinstance(item, Rollout):
-                    tasks.append(asyncio.create_task(_graded(grader, item)))
+                if isinstance(item, _Item):
+                    tasks.append(asyncio.ensure_future(work(item.value)))
                     reading = asyncio.create_task(arrived.get())
                 else:
                     failure = item if isinstance(item, RlvrError) else None
@@ -51,20 +77,22 @@ async def grade_stream(grader: Grader, rollouts: Iterable[Rollout], *, window: i
     finally:
         is_stopped.set()
         room.release()
-        for task in (*tasks, *([reading] if reading is not None else [])):
-            task.cancel()
+        unfinished: list[asyncio.Future[Any]] = [*tasks, *([reading] if reading is not None else [])]
+        for task in unfinished:
+            if not task.cancel() and not task.cancelled():
+                task.exception()  # seen, although what came before it is raised instead
 
 
 def verify_stream(
     verifier: WeightedVerifier, rollouts: Iterable[Rollout], *, workers: int = 2, timeout_s: float = 10.0
-) -> Iterator[Rollout]:
+) -> Generator[Rollout, None, None]:
     """`grade_stream` for code without an event loop, with one verifier. Close the iterator, or exhaust it, to stop the workers.
 
     Raises:
         PluginError, ConfigError: as `Grader`; before the first rollout is read.
     """
     grader = Grader([verifier], workers=workers, timeout_s=timeout_s)
-    return _run_stream(grader, rollouts)
+    return blocking(grade_stream(grader, rollouts), grader)
 
 
 def grade_text(
@@ -90,32 +118,27 @@ def grade_text(
     return next(iter(graded.verdicts.values()))
 
 
-def _run_stream(grader: Grader, rollouts: Iterable[Rollout]) -> Iterator[Rollout]:
+def blocking(stream: AsyncIterator[R], grader: Grader) -> Generator[R, None, None]:
+    """`stream` for code without an event loop. Close the iterator, or exhaust it, to stop the grader's workers."""
     with asyncio.Runner() as runner:
-        stream = grade_stream(grader, rollouts)
         try:
-            while (rollout := runner.run(_next(stream))) is not None:
-                yield rollout
+            while not isinstance(found := runner.run(_next(stream)), _End):
+                yield found
         finally:
             runner.run(_close(stream, grader))
 
 
-async def _next(stream: AsyncIterator[Rollout]) -> Rollout | None:
-    return await anext(stream, None)
+async def _next(stream: AsyncIterator[R]) -> R | _End:
+    return await anext(stream, _END)
 
 
-async def _close(stream: AsyncIterator[Rollout], grader: Grader) -> None:
+async def _close(stream: AsyncIterator[R], grader: Grader) -> None:
     await stream.aclose()  # type: ignore[attr-defined]
     await grader.close()
 
 
-async def _graded(grader: Grader, rollout: Rollout) -> Rollout:
-    await grader.grade(rollout)
-    return rollout
-
-
-def _sender(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[object]) -> Callable[[object], None]:
-    def send(item: object) -> None:
+def _sender(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[R]) -> Callable[[R], None]:
+    def send(item: R) -> None:
         if not loop.is_closed():
             loop.call_soon_threadsafe(queue.put_nowait, item)
 
@@ -123,16 +146,19 @@ def _sender(loop: asyncio.AbstractEventLoop, queue: asyncio.Queue[object]) -> Ca
 
 
 def _read(
-    rollouts: Iterable[Rollout], room: threading.Semaphore, is_stopped: threading.Event, send: Callable[[object], None]
+    items: Iterable[T],
+    room: threading.Semaphore,
+    is_stopped: threading.Event,
+    send: Callable[[_Item[T] | RlvrError | _End], None],
 ) -> None:
-    outcome: object = _END
+    outcome: RlvrError | _End = _END
     try:
         with boundary(VerifierError, "reading the rollouts"):
-            for rollout in rollouts:
+            for item in items:
                 room.acquire()
                 if is_stopped.is_set():
                     return
-                send(rollout)
+                send(_Item(item))
     except RlvrError as error:
         outcome = error  # it travels to the thread that asked, and is raised there
     send(outcome)

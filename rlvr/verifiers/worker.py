@@ -20,6 +20,7 @@ from rlvr.registry import resolve
 from rlvr.types import Verdict
 from rlvr.verifiers.base import Verifier, as_verifier
 from rlvr.verifiers.call import call_verifier
+from rlvr.verifiers.chunk import grade_chunk
 from rlvr.verifiers.protocol import (
     HEADER_BYTES,
     decode_frame,
@@ -42,7 +43,7 @@ def main() -> None:
             reply = _load(request, verifiers)
         else:
             signal.setitimer(signal.ITIMER_REAL, request["timeout_s"] + ALARM_GRACE_S)
-            reply = _grade(request, verifiers)
+            reply = _grade_chunk(request) if "lines" in request else _grade(request, verifiers)
         if os.getpid() != worker_pid:
             os._exit(0)  # the plugin forked, and this is the child: it has nothing to say
         signal.setitimer(signal.ITIMER_REAL, 0)
@@ -84,6 +85,14 @@ def _grade(request: Mapping[str, Any], verifiers: Mapping[str, Verifier]) -> dic
         return {"error": "MemoryError"}
     is_exhausted = verdict.score is None and "MemoryError" in verdict.reason
     return {"verdict": verdict_to_json(verdict), "is_exhausted": is_exhausted}
+
+
+def _grade_chunk(request: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        verifier = as_verifier(resolve("verifiers", request["verifier"]))
+    except (RlvrError, ImportError, MemoryError) as error:
+        return {"error": f"{type(error).__name__}: {error}"}
+    return {"chunk": grade_chunk(request["lines"], request["name"], request["first"], verifier, request["settings"]).to_json()}
 
 
 def _encode(job: int, reply: dict[str, Any]) -> bytes:

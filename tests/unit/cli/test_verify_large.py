@@ -48,7 +48,7 @@ def stored(path: Path) -> list[tuple[Any, str]]:
 
 @pytest.fixture
 def on_all_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "LARGE_BYTES", 0)
+    monkeypatch.setattr(verify, "ALONE_CPU_S", 0.0)
 
 
 @pytest.mark.processes
@@ -81,7 +81,9 @@ def test_a_verifier_that_is_not_as_safe_as_it_says_is_named(tmp_path: Path, caps
         "def unsafe(problem, rollout):\n    os._exit(3)\n"
     )
     assert main(["verify", f"{plugin}:unsafe", write(tmp_path / "in.jsonl", 3), "--workers", "2"]) == 3
-    assert "declared isolated=False, but ended its process" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "verifier 'unsafe': its worker exited with status 3" in said
+    assert "declared isolated=False, and must not be" in said
 
 
 @pytest.mark.processes
