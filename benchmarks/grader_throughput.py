@@ -3,11 +3,12 @@
 Pairs are made from the gold answers in the folder RLVR_DATA: `easy` are GSM8K solutions that end in the gold number or another
 one; `hard` are LaTeX answers of contest and textbook problems, boxed as they are, in an equivalent form, or of another problem.
 
-    RLVR_DATA=/data python benchmarks/grader_throughput.py [--pairs 120] [--rounds 5]
+    RLVR_DATA=/data python benchmarks/grader_throughput.py [--pairs 120] [--rounds 5] [--lines 100000]
 
 Every round takes new pairs, and all sides grade the same ones in turn. Medians over rounds; wall times mean little on a busy
-machine, CPU seconds are those of all processes of a side. Exit code 1 when the ratio per CPU-second, both in one process, is
-below 5.
+machine, CPU seconds are those of all processes of a side. Then `rlvr verify math FILE` grades a file of such pairs (nine easy
+ones for each hard one) with one worker and with two, in turn. Exit code 1 when the ratio per CPU-second, both in one process,
+is below 5.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ import json
 import os
 import re
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -164,6 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pairs", type=int, default=120, help="hard pairs of a round; easy ones are 8 times as many (120)")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--lines", type=int, default=100_000, help="of the file for 'rlvr verify' (100,000)")
     args = parser.parse_args()
     if not Path(os.environ.get("RLVR_DATA", "")).joinpath("gsm8k.jsonl.gz").is_file():
         print("set RLVR_DATA to the folder with gsm8k.jsonl.gz and its neighbours", file=sys.stderr)
@@ -180,6 +184,7 @@ def main() -> int:
             side([Pair("1/2", "\\boxed{0.5}", True)])  # libraries are loaded before the clock runs
         easy = report("easy", easy_pairs(), sides, args.rounds, args.pairs * EASY_FACTOR)
         hard = report("hard", hard_pairs(), sides, args.rounds, args.pairs)
+    report_file(args.lines, args.rounds)
     print(f"load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
     return int(min(easy, hard) < GOAL)
 
@@ -194,7 +199,7 @@ def report(kind: str, pairs: list[Pair], sides: dict[str, Side], rounds: int, pa
             found[name].append(measure(side, batch, is_here="worker" not in name))
     per_cpu = {name: [m.pairs / m.cpu_s for m in measured] for name, measured in found.items()}
     per_wall = {name: [m.pairs / m.wall_s for m in measured] for name, measured in found.items()}
-    here, first, second, *peers = sides
+    here, _, _, *peers = sides
     print(f"\n{kind}: {rounds} rounds of {pairs_a_round} pairs")
     print(f"{'':<28}{'verdicts/s':>11}{'/CPU-s':>9}{'as made':>9}   ours here / this: wall, CPU   CPU ms: median, p99")
     for name, measured in found.items():
@@ -203,8 +208,40 @@ def report(kind: str, pairs: list[Pair], sides: dict[str, Side], rounds: int, pa
         line += f"   {ratio(per_wall[here], per_wall[name]):>16.1f}x {ratio(per_cpu[here], per_cpu[name]):>9.1f}x"
         each = sorted(ms for m in measured for ms in m.each_ms)
         print(f"{line}   {statistics.median(each):>8.2f} {each[int(len(each) * 0.99)]:>8.1f}" if each else line)
-    print(f"2 workers / 1 worker, verdicts per wall second: {ratio(per_wall[second], per_wall[first]):.2f}x")
     return min(ratio(per_cpu[here], per_cpu[peer]) for peer in peers)
+
+
+def report_file(lines: int, rounds: int) -> None:
+    """Print what a second process brings `rlvr verify math FILE`, start-up included."""
+    easy, hard = itertools.cycle(easy_pairs()), itertools.cycle(hard_pairs())
+    found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "responses.jsonl"
+        with file.open("w", encoding="utf-8") as out:
+            for index in range(lines):
+                pair = next(hard if index % 10 == 9 else easy)
+                print(json.dumps({"id": index, "answer": pair.gold, "response": pair.response}), file=out)
+        for _ in range(rounds):
+            for workers, measured in found.items():
+                measured.append(verify_file(file, workers))
+    wall = {workers: [each[0] for each in measured] for workers, measured in found.items()}
+    print(f"\nrlvr verify math, {lines:,} lines")
+    for workers, measured in found.items():
+        cpu = statistics.median(each[1] for each in measured)
+        print(f"--workers {workers}: {lines / statistics.median(wall[workers]):>8,.0f} lines/s, {cpu:.1f} CPU-seconds")
+    print(f"2 workers / 1 worker, lines per wall second: {ratio(wall[1], wall[2]):.2f}x")
+
+
+def verify_file(file: Path, workers: int) -> tuple[float, float]:
+    """Wall and CPU seconds."""
+    command = [sys.executable, "-m", "rlvr", "verify", "math", str(file), "--workers", str(workers)]
+    before, wall = os.times(), time.perf_counter()
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        if run.wait() != 0:
+            raise SystemExit(f"{' '.join(command)} ended with exit code {run.returncode}")
+    after = os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return time.perf_counter() - wall, cpu
 
 
 def ratio(mine: list[float], theirs: list[float]) -> float:
