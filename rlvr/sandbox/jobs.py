@@ -123,7 +123,6 @@ class Returned:
 
     value: Plain = None
     failure: Failure | None = None
-    stdout_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +142,7 @@ class Execution:
     signal: int = 0
     stdout: bytes = b""
     stdout_bytes: int = 0  # before it was cut
+    stderr: bytes = b""  # its first 8 KiB; part of stdout for `Calls` and `Checks`
     failure: Failure | None = None
     returned: tuple[Returned, ...] = ()
     passed: tuple[bool, ...] = ()

@@ -33,6 +33,8 @@ LINGER_S = 2.0
 
 def main():
     options = _arguments()
+    if options.wait:
+        _wait_for_attached()
     confine.forbid_new_privileges()
     os.umask(0o022)
     sys.dont_write_bytecode = True
@@ -60,13 +62,14 @@ def _arguments():
     parser = argparse.ArgumentParser(prog="runner")
     parser.add_argument("--listen", help="folder for the slots' sockets")
     parser.add_argument("--stdio", type=int, help="serve this one slot on stdin and stdout")
+    parser.add_argument("--wait", action="store_true", help="serve nothing: keep the container up while slots are attached to it")
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--uid", type=int, default=20_000, help="first user id; every slot takes three")
     parser.add_argument("--preload", choices=("standard", "science"), default="standard")
     parser.add_argument("--filter", choices=("on", "off"), default="on", help="the seccomp filter")
     options = parser.parse_args()
-    if options.listen is None and options.stdio is None:
-        parser.error("one of --listen and --stdio is needed")
+    if options.listen is None and options.stdio is None and not options.wait:
+        parser.error("one of --listen, --stdio and --wait is needed")
     return options
 
 
@@ -95,6 +98,22 @@ def _serve_stdio(make, number):
     os.dup2(null, 0)
     os.dup2(null, 1)
     make(number, lambda: [(reader, writer)])
+
+
+def _wait_for_attached():
+    """First process of a container whose slots are attached one by one: it ends when none has been there for a while."""
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    deadline = time.monotonic() + FIRST_LIFELINE_S
+    while time.monotonic() < deadline:
+        time.sleep(1.0)
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                continue
+        except ChildProcessError:
+            pass
+        if any(name.isdigit() and name != "1" for name in os.listdir("/proc")):
+            deadline = time.monotonic() + 10 * LINGER_S
+    os._exit(0)
 
 
 class _Supervisor:

@@ -37,6 +37,7 @@ class Slot:
         self.folder = f"{WORK}/{number}"
         self.fork = fork
         self.session = None
+        self.memory_kills = _memory_kills()
         self.null = keep(os.open("/dev/null", os.O_RDWR))
         os.setgroups([])
         self._make_folder()
@@ -221,15 +222,21 @@ class Slot:
         if ended == "dropped":
             return None
         code = os.waitstatus_to_exitcode(status)
+        was_starved = code == -signal.SIGKILL and ended == "ended" and self._memory_ran_out()
         is_late = ended == "late" or code == -signal.SIGXCPU or (code == -signal.SIGKILL and cpu >= bounds.cpu_s)
         return {
-            "st": "late" if is_late else "signal" if code < 0 else "exit",
+            "st": "late" if is_late else "memory" if was_starved else "signal" if code < 0 else "exit",
             "code": code,
             "wall": round(wall, 6),
             "cpu": round(cpu, 6),
             "rss": int(peak),
             "left": left,
         }
+
+    def _memory_ran_out(self):
+        """Whether the container's memory limit has killed a process since this was last asked."""
+        before, self.memory_kills = self.memory_kills, _memory_kills()
+        return self.memory_kills > before
 
     def _clean(self):
         """No process and no file of the slot's users may be left. Where nothing is, this costs one wait and two listings."""
@@ -313,3 +320,15 @@ class Slot:
         except ChildProcessError:
             pass
         self._clean()
+
+
+def _memory_kills():
+    """How often this container's memory limit has killed a process (cgroup v2, then v1); 0 where that cannot be read."""
+    for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
+        try:
+            with open(path, encoding="ascii") as file:
+                lines = file.read().splitlines()
+        except OSError:
+            continue
+        return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
+    return 0

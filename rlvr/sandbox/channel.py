@@ -1,0 +1,125 @@
+"""The connection to one slot: frames over a stream, with a deadline for every answer."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+from collections.abc import Sequence
+from typing import Protocol
+
+from rlvr.types import JSON
+
+MAX_BLOB_BYTES = 64 << 20
+
+
+class ChannelLostError(Exception):
+    """The slot's side closed, answered nonsense, or did not answer in time. Internal: the pool decides what it means."""
+
+
+class Channel(Protocol):
+    """A stream of bytes to one slot server."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def receive(self, deadline_s: float) -> bytes:
+        """Some bytes, at least one; waits at most `deadline_s`. Raises ChannelLostError."""
+        ...
+
+    def interrupt(self) -> None:
+        """End a `receive` that another thread waits in, and with it whatever runs in the slot."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Frames:
+    """Requests and answers over a channel; the format is described in `sandbox/runner/slot.py`."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self._buffer = b""
+
+    def ask(
+        self, header: dict[str, JSON], payloads: Sequence[Sequence[bytes]], deadline_s: float
+    ) -> tuple[dict[str, JSON], list[bytes]]:
+        """One request, one answer. The answer's header is the runner's own, its blobs are the submission's.
+
+        Raises:
+            ChannelLostError: there is no answer.
+        """
+        header = {**header, "p": [[len(part) for part in payload] for payload in payloads]}
+        data = json.dumps(header).encode()
+        self.channel.send(b"".join((struct.pack("!I", len(data)), data, *(part for payload in payloads for part in payload))))
+        (length,) = struct.unpack("!I", self._take(4, deadline_s))
+        if length > MAX_BLOB_BYTES:
+            raise ChannelLostError(f"an answer's header of {length} bytes")
+        try:
+            answer = json.loads(self._take(length, deadline_s))
+            sizes = [int(size) for size in answer["b"]] if "b" in answer else []
+        except (ValueError, KeyError, TypeError) as error:
+            raise ChannelLostError(f"an answer that cannot be read: {error}") from error
+        if sum(sizes) > MAX_BLOB_BYTES:
+            raise ChannelLostError(f"an answer of {sum(sizes)} bytes")
+        return answer, [self._take(size, deadline_s) for size in sizes]
+
+    def _take(self, count: int, deadline_s: float) -> bytes:
+        if len(self._buffer) < count:
+            parts, have = [self._buffer], len(self._buffer)
+            while have < count:
+                part = self.channel.receive(deadline_s)
+                parts.append(part)
+                have += len(part)
+            self._buffer = b"".join(parts)
+        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        return taken
+
+
+class SocketChannel:
+    """A connected stream socket (a unix socket in a folder that the container shares)."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
+        self._deadline_s = -1.0
+
+    @classmethod
+    def connect(cls, path: str) -> SocketChannel:
+        """Raises ChannelLostError where nobody listens."""
+        connected = socket.socket(socket.AF_UNIX)
+        try:
+            connected.connect(path)
+        except OSError as error:
+            connected.close()
+            raise ChannelLostError(f"cannot connect to {path}: {error}") from error
+        return cls(connected)
+
+    def send(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise ChannelLostError(f"cannot send: {error}") from error
+
+    def receive(self, deadline_s: float) -> bytes:
+        if deadline_s != self._deadline_s:  # in the kernel: a Python time-out would cost a second system call for every read
+            whole = int(deadline_s)
+            timeout = struct.pack("ll", whole, int((deadline_s - whole) * 1e6))
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
+            self._deadline_s = deadline_s
+        try:
+            data = self._socket.recv(1 << 18)
+        except BlockingIOError as error:
+            raise ChannelLostError(f"no answer within {deadline_s:.1f} s") from error
+        except OSError as error:
+            raise ChannelLostError(f"cannot receive: {error}") from error
+        if not data:
+            raise ChannelLostError("the slot closed the connection")
+        return data
+
+    def interrupt(self) -> None:
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # it is closed already
+
+    def close(self) -> None:
+        self._socket.close()
