@@ -6,6 +6,7 @@ turn a hang into "not equal". The grader's wall-clock kill is the limit.
 
 from __future__ import annotations
 
+import functools
 import logging
 from dataclasses import dataclass
 from typing import Any
@@ -40,12 +41,9 @@ def compare(gold: str, answer: str) -> Comparison:
 
     What goes wrong while the gold answer is read is a `gold_error`; what the answer provokes makes it unequal.
     """
-    try:
-        gold_parsed = _parse(gold)
-    except VerifierError as error:
-        return Comparison(False, "", gold_error=str(error))
-    if not any(isinstance(item, (Basic, MatrixBase)) for item in gold_parsed):
-        return Comparison(False, "", gold_error=f"it cannot be read as mathematics: {gold[:200]!r}")
+    gold_parsed = _parse_gold(gold)
+    if isinstance(gold_parsed, str):
+        return Comparison(False, "", gold_error=gold_parsed)
     try:
         answer_parsed = _parse(answer)
         if not answer_parsed:
@@ -53,6 +51,20 @@ def compare(gold: str, answer: str) -> Comparison:
         return _compare_parsed(gold_parsed, answer_parsed)
     except VerifierError as error:
         return _blame(gold_parsed, error)
+
+
+@functools.lru_cache(maxsize=256)
+def _parse_gold(text: str) -> list[Any] | str:
+    """The gold answer, or why it cannot be read. Kept: a group's responses come one after another, and parsing takes longest."""
+    try:
+        parsed = _parse(text)
+    except VerifierError as error:
+        if isinstance(error.__cause__, MemoryError):
+            raise  # says nothing about the answer: the worker may be full
+        return str(error)
+    if not any(isinstance(item, (Basic, MatrixBase)) for item in parsed):
+        return f"it cannot be read as mathematics: {text[:200]!r}"
+    return parsed
 
 
 def _compare_parsed(gold: list[Any], answer: list[Any]) -> Comparison:

@@ -65,3 +65,14 @@ def test_a_comparison_that_fails_is_blamed_on_whom_it_belongs_to() -> None:
     assert compare("x+1", nested).gold_error is None
     assert not compare("x+1", nested).is_equal
     assert compare("There is no solution.", "x").gold_error is not None
+
+
+@pytest.mark.parametrize("gold", ["\\int_0^1 x dx", "There is no solution.", "\\frac{" * 30 + "x"])
+def test_a_gold_answer_that_was_read_before_is_compared_alike(gold: str) -> None:
+    pytest.importorskip("math_verify")
+    from rlvr.verifiers.symbolic import compare
+
+    answers = ["1/2", "1/3", "\\frac{", "1/2"]
+    first, again = ([compare(gold, answer) for answer in answers] for _ in range(2))
+    assert first == again
+    assert first[0] == first[3]
