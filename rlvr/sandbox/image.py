@@ -1,0 +1,143 @@
+"""The sandbox's image: found by what it was made from, made when there is none, and known by its digest in every verdict."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlvr.errors import SandboxError
+from rlvr.sandbox.engine import engine_error
+from rlvr.sandbox.owner import LABEL
+from rlvr.sandbox.sources import RECIPE, RUNNER, digest_of
+
+if TYPE_CHECKING:
+    from docker import DockerClient
+
+NAME = "rlvr-sandbox"
+LABEL_RUNNER, LABEL_RECIPE, LABEL_LAYERS = "org.rlvr.runner", "org.rlvr.recipe", "org.rlvr.layers"
+LABEL_ORIGIN, LABEL_VERSIONS = "org.rlvr.origin", "org.rlvr.version."
+Progress = Callable[[str], None]
+
+
+class Layer(StrEnum):
+    """What an image may have besides Python itself."""
+
+    SCIENCE = "science"  # numpy, sympy, mpmath
+    CPP = "cpp"  # g++
+
+
+ALL_LAYERS = tuple(Layer)
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image that passed its self-test. `digest` is the engine's id of its content and settings ("sha256:...")."""
+
+    tag: str
+    digest: str
+    layers: tuple[Layer, ...]
+    origin: str  # what it was made from, in words
+    versions: Mapping[str, str]  # "python", "numpy", ...
+    size_mb: float
+    is_current: bool  # made from the sources of this rlvr
+
+    def has(self, layers: Sequence[Layer]) -> bool:
+        return set(layers) <= set(self.layers)
+
+
+def ensure_image(client: DockerClient, layers: Sequence[Layer] = ALL_LAYERS, *, progress: Progress | None = None) -> Image:
+    """The image of this rlvr with at least `layers`; made now if the engine has none. Two processes do not make it twice.
+
+    Raises:
+        SandboxError: there is none, and it cannot be made.
+    """
+    found = find_image(client, layers)
+    if found is None:
+        from rlvr.sandbox.image_build import build_image
+
+        with one_at_a_time():
+            found = find_image(client, layers) or build_image(client, layers, progress=progress)
+    return found
+
+
+def find_image(client: DockerClient, layers: Sequence[Layer] = ALL_LAYERS) -> Image | None:
+    """The image of this rlvr with at least `layers`; of several the one with the fewest others."""
+    fitting = [image for image in list_images(client) if image.is_current and image.has(layers)]
+    return min(fitting, key=lambda image: len(image.layers), default=None)
+
+
+def list_images(client: DockerClient) -> list[Image]:
+    """Every image that rlvr made on this engine, the current ones first.
+
+    Raises:
+        SandboxError: the engine does not answer.
+    """
+    with engine_error("listing images"):
+        found = [described(image) for image in client.images.list(filters={"label": LABEL_RUNNER})]
+    return sorted(found, key=lambda image: (not image.is_current, image.tag))
+
+
+def described(image: Any) -> Image:
+    """What docker-py's image says of itself."""
+    labels: Mapping[str, str] = image.labels
+    return Image(
+        tag=next(iter(image.tags), image.id),
+        digest=str(image.id),
+        layers=tuple(layer for layer in Layer if layer in labels.get(LABEL_LAYERS, "").split(",")),
+        origin=labels.get(LABEL_ORIGIN, ""),
+        versions={
+            key.removeprefix(LABEL_VERSIONS): text for key, text in sorted(labels.items()) if key.startswith(LABEL_VERSIONS)
+        },
+        size_mb=image.attrs.get("Size", 0) / 1e6,
+        is_current=labels.get(LABEL_RUNNER) == digest_of(RUNNER) and labels.get(LABEL_RECIPE) == digest_of(RECIPE),
+    )
+
+
+def tag_of(layers: Sequence[Layer]) -> str:
+    return f"{NAME}:{_key(digest_of(RUNNER), *sorted_layers(layers), digest_of(RECIPE))}"
+
+
+def base_tag_of(layers: Sequence[Layer]) -> str:
+    """The image without the runner, so that a new runner costs a second and not a minute."""
+    return f"{NAME}-base:{_key(*sorted_layers(layers), digest_of(RECIPE))}"
+
+
+def sorted_layers(layers: Sequence[Layer]) -> list[Layer]:
+    return [layer for layer in Layer if layer in layers]
+
+
+def image_labels(layers: Sequence[Layer], origin: str, versions: Mapping[str, str]) -> dict[str, str]:
+    return {
+        LABEL: "1",
+        LABEL_RUNNER: digest_of(RUNNER),
+        LABEL_RECIPE: digest_of(RECIPE),
+        LABEL_LAYERS: ",".join(sorted_layers(layers)),
+        LABEL_ORIGIN: origin,
+        **{f"{LABEL_VERSIONS}{name}": version for name, version in versions.items()},
+    }
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Of all processes of this user on this machine, one is inside at a time."""
+    path = Path(tempfile.gettempdir(), f"rlvr-image-{os.getuid()}.lock")
+    try:
+        # Nobody else may own it, or a link in a shared folder could name any file of ours.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SandboxError(f"the lock {path} cannot be opened ({error}): remove it, or set TMPDIR") from error
+    with os.fdopen(descriptor, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
