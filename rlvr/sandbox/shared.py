@@ -88,7 +88,7 @@ def make_sandbox(kind: str, *, slots: int | None = None) -> Sandbox:
 def _docker(slots: int | None) -> Sandbox:
     from rlvr.sandbox.docker import DockerBackend
 
-    hosts = [host for host in os.environ.get("DOCKER_HOST", "").split(",") if host] or [None]
+    hosts: list[str | None] = [host for host in os.environ.get("DOCKER_HOST", "").split(",") if host] or [None]
     return SandboxPool([DockerBackend(host) for host in hosts], slots=slots)
 
 

@@ -1,4 +1,4 @@
-"""The system-call filter as a BPF program, from the list in `seccomp.json` beside this package (or inside it)."""
+"""The system-call filter as a BPF program, from the list in `seccomp.json`."""
 
 import ctypes
 import json
@@ -19,13 +19,8 @@ class FilterError(Exception):
 
 def policy():
     """The parsed `seccomp.json`."""
-    here = os.path.dirname(os.path.abspath(__file__))
-    for folder in (here, os.path.dirname(here)):
-        path = os.path.join(folder, "seccomp.json")
-        if os.path.exists(path):
-            with open(path, encoding="utf-8") as file:
-                return json.load(file)
-    raise FilterError("seccomp.json is missing beside the runner")
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "seccomp.json"), encoding="utf-8") as file:
+        return json.load(file)
 
 
 def program(rules, machine=None):
