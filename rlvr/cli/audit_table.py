@@ -62,6 +62,11 @@ def _cases_and_samples(args: argparse.Namespace) -> dict[str, Any]:
     if args.task is None:
         verifier = as_verifier(resolve("verifiers", args.verifier))
         path = Path(args.cases) if args.cases else shipped_cases(verifier)
+        if path is None and verifier.grades == "opinion":
+            raise ConfigError(
+                f"verifier {args.verifier!r} gives an opinion: it is not verifiable, so it came without golden cases, and "
+                "nothing was checked. Write down what your model must say of responses that you know, and give them with --cases FILE"
+            )
         if path is None:
             raise ConfigError(
                 f"verifier {args.verifier!r} came without golden cases (golden/{verifier.name}.jsonl beside its module); "
@@ -110,6 +115,7 @@ def _title(report: AuditReport) -> RenderableType:
         (report.verifier, "bold cyan"),
         (f"  {about}\n", "dim"),
         (f"{report.source}: {report.samples} right responses ({kinds})", "dim"),
+        ("\nan opinion, not verifiable: the audit can only find it wrong" if not report.is_verifiable else "", "yellow"),
     )
 
 

@@ -140,6 +140,7 @@ def audit(
     return AuditReport(
         verifier=bench.verifier.name,
         version=bench.verifier.version,
+        is_verifiable=bench.verifier.grades != "opinion",
         reference=bench.reference or "in this process",
         settings=shared,
         source=source,

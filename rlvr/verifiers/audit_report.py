@@ -103,6 +103,7 @@ class AuditReport:
 
     verifier: str
     version: str
+    is_verifiable: bool  # False: an opinion, of which the audit can say that it is wrong, but not that it is right
     reference: str
     settings: Mapping[str, JSON]
     source: str  # where the problems came from
@@ -122,6 +123,7 @@ class AuditReport:
         return {
             "verifier": self.verifier,
             "version": self.version,
+            "verifiable": self.is_verifiable,
             "reference": self.reference,
             "settings": dict(self.settings),
             "source": self.source,

@@ -73,3 +73,27 @@ def test_what_is_missing_is_a_usage_error(tmp_path: Path, capsys: pytest.Capture
     assert "missing ['outcome', 'response', 'why']" in capsys.readouterr().err
     assert main(["verify", "number"]) == 2
     assert "give a file of JSON lines" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("opinion", ["judge", "reward_model"])
+def test_an_opinion_is_not_audited_without_cases_and_the_reason_is_said(opinion: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", "--audit", opinion]) == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    for words in ("gives an opinion: it is not verifiable", "nothing was checked", "--cases FILE"):
+        assert words in captured.err
+
+
+def test_the_report_on_an_opinion_says_that_it_is_one(cases: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plugin = tmp_path / "taste.py"
+    plugin.write_text(
+        "from rlvr import Verdict, verifier\n\n@verifier('taste', isolated=False, grades='opinion')\n"
+        "def taste(problem, rollout):\n"
+        "    return Verdict.correct() if '72' in rollout.response else Verdict.incorrect(reason='not to my taste')\n"
+    )
+    assert main(["verify", "--audit", f"{plugin}:taste", "--cases", cases, "--json"]) in (0, 1)
+    assert json.loads(capsys.readouterr().out)["verifiable"] is False
+    assert main(["verify", "--audit", f"{plugin}:taste", "--cases", cases]) in (0, 1)
+    assert "an opinion, not verifiable: the audit can only find it wrong" in capsys.readouterr().out
+    assert main(["verify", "--audit", "number", "--cases", cases]) == 0
+    assert "an opinion" not in capsys.readouterr().out
