@@ -65,7 +65,8 @@ def _cases_and_samples(args: argparse.Namespace) -> dict[str, Any]:
         if path is None and verifier.grades == "opinion":
             raise ConfigError(
                 f"verifier {args.verifier!r} gives an opinion: it is not verifiable, so it came without golden cases, and "
-                "nothing was checked. Write down what your model must say of responses that you know, and give them with --cases FILE"
+                "nothing was checked. Write down what your model must say of responses that you know, and give that with "
+                "--cases FILE"
             )
         if path is None:
             raise ConfigError(
