@@ -70,7 +70,8 @@ def _about(target: Any) -> dict[str, Any]:
     first = " ".join(doc.strip().split("\n\n")[0].split())
     if not isinstance(target, Verifier):
         return {"doc": first}
-    return {"version": target.version, "isolated": target.isolated, "settings": _settings(target), "doc": first}
+    where = {"isolated": target.isolated, "waits": target.waits}
+    return {"version": target.version, **where, "settings": _settings(target), "doc": first}
 
 
 def _settings(verifier: Verifier) -> dict[str, Any]:
@@ -80,6 +81,10 @@ def _settings(verifier: Verifier) -> dict[str, Any]:
     parameters = list(inspect.signature(verifier.function).parameters.values())[2:]
     named = [one for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)]
     return {one.name: None if one.default is one.empty else repr(one.default) for one in named}
+
+
+def _where(row: Mapping[str, Any]) -> str:
+    return "in a worker" if row["isolated"] else "in threads" if row["waits"] else "in process"
 
 
 def _table(rows: Sequence[Mapping[str, Any]], *, check: bool) -> RenderableType:
@@ -94,7 +99,7 @@ def _table(rows: Sequence[Mapping[str, Any]], *, check: bool) -> RenderableType:
             said = Text(row["error"], "red", no_wrap=False, overflow="fold")
             table.add_row(row["kind"], row["name"], Text(row["origin"], "dim"), Text("broken", "bold red"), "", said)
             continue
-        where = "" if "isolated" not in row else "in a worker" if row["isolated"] else "in process"
+        where = _where(row) if "isolated" in row else ""
         version = f"version {row['version']}" if "version" in row else ""
         settings = " ".join(name for name in row.get("settings", ()))
         state = " · ".join(part for part in ("ok" if check else "", version, where) if part)

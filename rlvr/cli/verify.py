@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     from rlvr.verifiers.runner import Grader, WeightedVerifier
 
     verifier = WeightedVerifier(args.verifier, 1.0, parse_settings(args.settings))
-    Grader([verifier], workers=args.workers, timeout_s=args.timeout)  # what is wrong with them is said before a file is touched
+    # What is wrong with them is said before a file is touched.
+    Grader([verifier], workers=args.workers, timeout_s=args.timeout).prepare()
     with contextlib.ExitStack() as stack:
         source = _Source(stack, args.file)
         out, written = _output(stack, args, verifier)

@@ -88,6 +88,7 @@ async def open_subject(
     Raises:
         ConfigError, PluginError: a verifier, environment, engine or template is wrong, or a prompt and `max_tokens` do
             not fit into the model's context.
+        SandboxError: a verifier runs code, and this machine has no sandbox.
         CheckpointError: the model cannot be loaded.
     """
     chosen = subject.verifiers if subject.verifiers is not None else task.verifiers
@@ -96,6 +97,7 @@ async def open_subject(
     env = resolve("envs", subject.env).target
     make_engine = resolve("engines", subject.engine.name).target
     async with Grader([WeightedVerifier(one.name, one.weight, one.args) for one in chosen]) as grader:
+        await asyncio.to_thread(grader.prepare)
         from rlvr.engines.load import load_model
 
         loaded = load_model(subject.model, subject.load)

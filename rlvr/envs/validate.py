@@ -73,12 +73,14 @@ async def validate(
     Raises:
         TaskError: the data cannot be read, or the gold answers are no text and the adapter has no `gold_response`.
         PluginError, ConfigError: the task's verifier cannot be used.
+        SandboxError: it runs code, and this machine has no sandbox.
     """
     limit = ENDLESS_LIMIT if limit is None and task.is_endless else limit
     problems = {split: task.problems(split, limit=limit) for split in splits or task.splits}
     first = task.verifiers[0]
     reports = []
     async with Grader([WeightedVerifier(first.name, 1.0, first.args)], workers=workers) as grader:
+        await asyncio.to_thread(grader.prepare)
         for split, found in problems.items():
             checker = _Checker(task, found, grader)
             findings = _prompt_faults(found)

@@ -126,10 +126,12 @@ def rescore(
 
     Raises:
         ConfigError, PluginError: there are no rollouts, `out` exists, or the verifier or a setting is wrong.
+        SandboxError: the verifier runs code, and this machine has no sandbox.
         EvaluationError: a file is damaged, or cannot be written.
     """
     source = Path(source)
     grader = Grader([verifier], workers=workers, timeout_s=timeout_s)
+    grader.prepare()
     parts = _parts(source, step, tuple(k))
     name = next(iter(grader.provenance()))
     target = _target(source, None if out is None else Path(out), name)

@@ -94,6 +94,7 @@ class VerifierServer(uvicorn.Server):
     Raises:
         ConfigError: the host needs a token, or cannot be listened on.
         PluginError, ConfigError: as `rlvr.verifiers.runner.Grader`.
+        SandboxError: the verifier runs code, and this machine has no sandbox.
     """
 
     def __init__(
@@ -111,6 +112,7 @@ class VerifierServer(uvicorn.Server):
         check_host(host, token)
         limits = limits or ServerLimits()
         service = VerifierService(verifier, workers=workers, timeout_s=timeout_s, token=token, limits=limits)
+        service.prepare()
         super().__init__(_config(service, limits))
         self._bound = bind(host, port)
         self._on_start = on_start

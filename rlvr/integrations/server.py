@@ -26,7 +26,7 @@ import rlvr
 from rlvr.errors import ConfigError, TaskError
 from rlvr.integrations.conversation import conversation_rollout, response_of
 from rlvr.types import JSON, Rollout
-from rlvr.verifiers.api import JOBS_A_WORKER, grade_all
+from rlvr.verifiers.api import grade_all
 from rlvr.verifiers.lines import Row, read_rows, verdict_line
 from rlvr.verifiers.runner import Grader, WeightedVerifier
 
@@ -61,10 +61,13 @@ class VerifierService:
     ) -> None:
         self.limits = limits or ServerLimits()
         self._grader = Grader([verifier], workers=workers, timeout_s=timeout_s)
-        self._at_once = JOBS_A_WORKER * workers
         self._token = token
         self._turns = asyncio.Semaphore(self.limits.requests_at_once)
         self._under_way = 0
+
+    def prepare(self) -> None:
+        """As `Grader.prepare`: before requests are taken."""
+        self._grader.prepare()
 
     def app(self) -> Starlette:
         """The ASGI application."""
@@ -103,7 +106,7 @@ class VerifierService:
     async def _verify(self, request: Request) -> Response:
         text = (await self._body(request)).decode("utf-8", errors="surrogateescape")
         rows = await asyncio.to_thread(self._rows, text)
-        await grade_all(self._grader, [row.rollout for row in rows], at_once=min(self._at_once, len(rows)))
+        await grade_all(self._grader, [row.rollout for row in rows], at_once=min(self._grader.at_once, len(rows)))
         lines = [verdict_line(row.identity, verdict) + "\n" for row in rows if (verdict := row.rollout.verdict) is not None]
         return Response("".join(lines), media_type="application/x-ndjson")
 
@@ -111,7 +114,7 @@ class VerifierService:
         message = await asyncio.to_thread(_read_object, await self._body(request))
         rollouts = openrlhf_rollouts(message)
         self._check_rows(len(rollouts))
-        await grade_all(self._grader, rollouts, at_once=min(self._at_once, len(rollouts)))
+        await grade_all(self._grader, rollouts, at_once=min(self._grader.at_once, len(rollouts)))
         failures = [rollout.verdict.reason for rollout in rollouts if rollout.verdict is not None and not rollout.is_scored]
         if failures:
             # No number may stand for our failure. The client tries again, and stops in the end.

@@ -34,6 +34,7 @@ class ReinforcementRun:
         ConfigError, TaskError, PluginError: there is nothing to train on or to measure, a prompt and `max_tokens` do not fit
             into the model's context, or a verifier, environment or engine is wrong.
         EngineError: the engine cannot run this model.
+        SandboxError: a verifier runs code, and this machine has no sandbox.
     """
 
     def __init__(
@@ -50,6 +51,7 @@ class ReinforcementRun:
         algorithm = algorithm.bind(max_tokens=sampling.max_tokens)
         self._session, self._recipe = session, recipe
         self._grader = Grader([WeightedVerifier(v.name, v.weight, v.args) for v in recipe.verifiers or ()])
+        self._grader.prepare()
         self._engine = _engine(session, recipe)
         runner = RolloutRunner(self._engine, session.renderer, resolve("envs", recipe.env).target, self._grader)
         self._evaluator = Evaluator(

@@ -14,7 +14,6 @@ from rlvr.types import JSON, Message, Problem, Rollout, Verdict
 from rlvr.verifiers.background import Background, background
 from rlvr.verifiers.runner import Grader, WeightedVerifier
 
-JOBS_A_WORKER = 4  # enough to keep a worker busy while its last verdict is read
 MAX_SHARED = 32
 
 
@@ -66,7 +65,7 @@ class BlockingGrader:
             self._calls += 1
             grader = self._grader
         try:
-            self._home.run(grade_all(grader, rollouts, at_once=min(len(rollouts), JOBS_A_WORKER * self._workers)))
+            self._home.run(grade_all(grader, rollouts, at_once=min(len(rollouts), grader.at_once)))
         finally:
             with self._idle:
                 self._calls -= 1

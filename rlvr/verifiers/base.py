@@ -49,6 +49,13 @@ class Verifier:
 
     `nested` names the verifiers that these settings make this one call. Such a verifier runs in a worker only if one of
     those is isolated; they are checked and loaded with it.
+
+    `waits` (with `isolated=False`) says that it spends its time waiting for a sandbox or a network, which ends in bounded
+    time: the grader runs it in threads of the trainer's process, many at once. Its `warm_up` says at once, by raising, that what
+    it waits for cannot be had: see `Grader.prepare`.
+
+    Raises:
+        PluginError: both `waits` and `isolated`.
     """
 
     name: str
@@ -60,8 +67,13 @@ class Verifier:
     nested: Callable[[Mapping[str, JSON]], Sequence[Nested]] | None = None
     quick: Callable[..., Verdict | None] | None = None
     probe: Callable[[Problem], Sequence[str]] | None = None
+    waits: bool = False
 
     def __post_init__(self) -> None:
+        if self.waits and self.isolated:
+            raise PluginError(
+                f"verifier {self.name!r} declares waits=True, which is for isolated=False; a worker has its own clock"
+            )
         functools.update_wrapper(self, self.function)
 
     def __call__(self, problem: Problem, rollout: Rollout, **settings: Any) -> Verdict:
@@ -78,6 +90,7 @@ def verifier(
     nested: Callable[[Mapping[str, JSON]], Sequence[Nested]] | None = None,
     quick: Callable[..., Verdict | None] | None = None,
     probe: Callable[[Problem], Sequence[str]] | None = None,
+    waits: bool = False,
 ) -> Callable[[Callable[..., Verdict]], Verifier]:
     """Make a function `(problem, rollout, *, settings...) -> Verdict` a verifier plugin called `name`.
 
@@ -86,7 +99,8 @@ def verifier(
     """
 
     def decorate(function: Callable[..., Verdict]) -> Verifier:
-        return register("verifiers", name)(Verifier(name, function, isolated, version, warm_up, grades, nested, quick, probe))
+        made = Verifier(name, function, isolated, version, warm_up, grades, nested, quick, probe, waits)
+        return register("verifiers", name)(made)
 
     return decorate
 

@@ -2,7 +2,8 @@
 
 It begins in this process, which a small input never leaves: an isolated verifier's quick way is asked here, and what that
 leaves open goes to killable workers, one rollout at a time, each under the clock. Once the lines have cost more than starting
-workers does, whole chunks of them go there, and again only what is left open is graded one by one.
+workers does, whole chunks of them go there, and again only what is left open is graded one by one. A verifier that waits (for a
+sandbox) stays in this process, in threads, many rollouts at a time.
 """
 
 from __future__ import annotations
@@ -63,7 +64,8 @@ def grade_lines(
     pays_to_start = grader.grades_chunks and (workers > 1 or grader.has_isolated)
     source = _Source(lines, first)
     rows = read_rows(source.for_a_while(alone_cpu_s if pays_to_start else math.inf), name, first)
-    alone = _one_by_one(rows, verifier, workers, timeout_s) if grader.has_isolated else _here(rows, verifier)
+    is_elsewhere = grader.has_isolated or grader.has_waiting
+    alone = _one_by_one(rows, verifier, workers, timeout_s) if is_elsewhere else _here(rows, verifier)
     after_quick = Grader([verifier], workers=workers, timeout_s=timeout_s, asks_quick=False)
     return _alone_then_in_chunks(alone, source, name, after_quick, BATCHES_A_WORKER * workers)
 

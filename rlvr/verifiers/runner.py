@@ -1,10 +1,14 @@
-"""Grade rollouts with weighted verifiers: in this process where that is safe, in killable workers where it is not."""
+"""Grade rollouts with weighted verifiers: in this process where that is safe, in killable workers where it is not.
+
+A verifier that waits (for a sandbox, for a network) runs in threads of this process, so that the event loop never does.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import math
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +24,7 @@ from rlvr.verifiers.pool import WorkerPool, is_timeout
 from rlvr.verifiers.settings import check_settings
 
 MAX_NESTING = 8
+JOBS_A_WORKER = 4  # enough to keep a worker busy while its last verdict is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +44,13 @@ class _Part:
     weight: float
     settings: Mapping[str, JSON]
     is_isolated: bool
+    waiting: tuple[Verifier, ...]  # itself and those nested in it, as far as they wait for something
     loads: tuple[str, ...]  # references that a worker imports for this part: its own and those nested in it
     is_reachable: bool  # whether a worker finds them
+
+    @property
+    def runs_in_thread(self) -> bool:
+        return bool(self.waiting) and not self.is_isolated
 
 
 class Grader:
@@ -49,7 +59,8 @@ class Grader:
     `workers` processes at most are started, when they are first needed, for the isolated verifiers; each rollout
     has `timeout_s` of wall-clock time and each worker `memory_mb` of address space (None: no limit). A worker that
     crashed is replaced and its rollout tried `retries` times more; one that ran into the time limit is not tried again.
-    `asks_quick=False` is for rollouts that the verifiers' quick ways left open before.
+    `asks_quick=False` is for rollouts that the verifiers' quick ways left open before. Verifiers that wait share `threads`
+    threads of this process; a combination with an isolated part runs in a worker all the same, which then waits by itself.
 
     A grader belongs to the event loop of its first `grade`. Close it, or use it as an async context manager.
 
@@ -67,21 +78,46 @@ class Grader:
         retries: int = 1,
         memory_mb: int | None = 4096,
         asks_quick: bool = True,
+        threads: int = 64,
     ) -> None:
-        _check_limits(workers, timeout_s, retries, memory_mb)
+        _check_limits(workers, timeout_s, retries, memory_mb, threads)
         if not verifiers:
             raise ConfigError("no verifiers: give at least one to grade with")
         self._parts = _resolve_all(verifiers)
         self._weights = {part.key: part.weight for part in self._parts}
         self._limits = {"workers": workers, "timeout_s": timeout_s, "retries": retries, "memory_mb": memory_mb}
         self._asks_quick = asks_quick
+        self._at_once = JOBS_A_WORKER * workers
+        self._threads = threads
+        self._is_closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: WorkerPool | None = None
+        self._executor: ThreadPoolExecutor | None = None
 
     @property
     def has_isolated(self) -> bool:
         """Whether any verifier runs in worker processes."""
         return any(part.is_isolated for part in self._parts)
+
+    @property
+    def has_waiting(self) -> bool:
+        """Whether any verifier runs in threads, because it waits for something."""
+        return any(part.runs_in_thread for part in self._parts)
+
+    @property
+    def at_once(self) -> int:
+        """How many rollouts are worth grading at the same time."""
+        return max(self._at_once, self._threads if self.has_waiting else 0)
+
+    def prepare(self) -> None:
+        """Find out whether what the verifiers wait for is there (a sandbox, say), before long work begins. Blocks.
+
+        Raises:
+            SandboxError, ConfigError: it is not: what was tried, and what to do.
+        """
+        for verifier in {one.name: one for part in self._parts for one in part.waiting}.values():
+            if verifier.warm_up is not None:
+                verifier.warm_up()
 
     def provenance(self) -> dict[str, dict[str, JSON]]:
         """For each key of `rollout.verdicts`: which verifier it was, in which version, with which weight and settings."""
@@ -119,7 +155,8 @@ class Grader:
     def grades_chunks(self) -> bool:
         """Whether `grade_chunk` may be called: there is one verifier, with a bounded way that a worker finds."""
         part, *others = self._parts
-        return not others and part.is_reachable and (part.verifier.quick is not None or not part.is_isolated)
+        is_bounded = part.verifier.quick is not None or not part.is_isolated
+        return not others and part.is_reachable and is_bounded and not part.waiting
 
     async def grade_chunk(self, lines: Sequence[str], name: str, first: int) -> GradedChunk:
         """Grade input lines in a worker, up to what takes bounded time: see `chunk.grade_chunk`.
@@ -134,9 +171,12 @@ class Grader:
             raise VerifierError(f"verifier {part.key!r}: its worker {error}") from error
 
     async def close(self) -> None:
-        """Kill the workers and wait until they are gone."""
+        """Kill the workers and wait until they are gone, and until the threads have the verdicts that they wait for."""
+        self._is_closed = True
         if self._pool is not None:
             await self._pool.close()
+        if self._executor is not None:
+            await asyncio.to_thread(self._executor.shutdown)
 
     async def __aenter__(self) -> Grader:
         return self
@@ -145,18 +185,33 @@ class Grader:
         await self.close()
 
     async def _verdicts(self, rollout: Rollout) -> dict[str, Verdict]:
-        isolated = [part for part in self._parts if part.is_isolated]
+        elsewhere = [part for part in self._parts if part.is_isolated or part.runs_in_thread]
         found: dict[str, Verdict] = {}
-        if len(isolated) == 1:
-            found[isolated[0].key] = await self._grade_isolated(isolated[0], rollout)
-        elif isolated:
+        if len(elsewhere) == 1:
+            found[elsewhere[0].key] = await self._grade_elsewhere(elsewhere[0], rollout)
+        elif elsewhere:
             async with asyncio.TaskGroup() as group:
-                tasks = {part.key: group.create_task(self._grade_isolated(part, rollout)) for part in isolated}
+                tasks = {part.key: group.create_task(self._grade_elsewhere(part, rollout)) for part in elsewhere}
             found = {key: task.result() for key, task in tasks.items()}
         return {
-            part.key: found[part.key] if part.is_isolated else call_verifier(part.verifier, rollout, part.settings)
+            part.key: found[part.key] if part.key in found else call_verifier(part.verifier, rollout, part.settings)
             for part in self._parts
         }
+
+    async def _grade_elsewhere(self, part: _Part, rollout: Rollout) -> Verdict:
+        return await (self._grade_isolated(part, rollout) if part.is_isolated else self._grade_in_thread(part, rollout))
+
+    async def _grade_in_thread(self, part: _Part, rollout: Rollout) -> Verdict:
+        def work() -> Verdict:
+            if self._is_closed:  # it stood in the queue
+                return _closed(part)
+            return call_verifier(part.verifier, rollout, part.settings)
+
+        if self._is_closed:
+            return _closed(part)
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="rlvr-verifier")
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _grade_isolated(self, part: _Part, rollout: Rollout) -> Verdict:
         if self._asks_quick and (quick := call_quickly(part.verifier, rollout, part.settings)) is not None:
@@ -188,6 +243,10 @@ class Grader:
         return self._pool
 
 
+def _closed(part: _Part) -> Verdict:
+    return Verdict.error(f"verifier {part.key!r}: the grader was closed")
+
+
 def _resolve_all(verifiers: Sequence[WeightedVerifier]) -> tuple[_Part, ...]:
     parts: list[_Part] = []
     keys: set[str] = set()
@@ -211,8 +270,19 @@ def _resolve_all(verifiers: Sequence[WeightedVerifier]) -> tuple[_Part, ...]:
         keys.add(key)
         loads = tuple(member.reference for member, _ in family)
         settings = dict(weighted.settings)
-        weight = float(weighted.weight)
-        parts.append(_Part(key, verifier, plugin.reference, weight, settings, is_isolated, loads, is_reachable=lost is None))
+        parts.append(
+            _Part(
+                key,
+                verifier,
+                plugin.reference,
+                float(weighted.weight),
+                settings,
+                is_isolated,
+                waiting=tuple(member for _, member in family if member.waits),
+                loads=loads,
+                is_reachable=lost is None,
+            )
+        )
     return tuple(parts)
 
 
@@ -235,9 +305,11 @@ def _is_reachable(plugin: Plugin) -> bool:
     return not ("<locals>" in attribute or location in ("__main__", "?", "") or is_missing_file)
 
 
-def _check_limits(workers: int, timeout_s: float, retries: int, memory_mb: int | None) -> None:
+def _check_limits(workers: int, timeout_s: float, retries: int, memory_mb: int | None, threads: int) -> None:
     if workers < 1:
         raise ConfigError(f"workers = {workers}; at least 1 is needed")
+    if threads < 1:
+        raise ConfigError(f"threads = {threads}; at least 1 is needed")
     if not (math.isfinite(timeout_s) and timeout_s > 0):
         raise ConfigError(f"timeout_s = {timeout_s}; it must be a positive number of seconds")
     if retries < 0:

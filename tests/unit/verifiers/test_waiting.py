@@ -1,0 +1,129 @@
+"""Verifiers that wait for a sandbox run in threads: many at once, in order, with the event loop free."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from rlvr.errors import PluginError, SandboxError
+from rlvr.types import Outcome, Problem, Rollout
+from rlvr.verifiers.api import BlockingGrader
+from rlvr.verifiers.base import Verifier
+from rlvr.verifiers.bulk import grade_lines
+from rlvr.verifiers.runner import Grader, WeightedVerifier
+from rlvr.verifiers.stream import verify_stream
+
+PLUGINS = Path(__file__).parent / "plugins" / "waiting.py"
+MEETS = WeightedVerifier(f"{PLUGINS}:meets_others")
+IN_TURN = WeightedVerifier(f"{PLUGINS}:waits_its_turn")
+WITHOUT = WeightedVerifier(f"{PLUGINS}:needs_sandbox")
+TOGETHER = 8
+
+
+def rollout(response: str) -> Rollout:
+    return Rollout.from_response(Problem("p", (), "5"), response)
+
+
+def outcomes(graded: list[Rollout]) -> set[Outcome | None]:
+    return {one.verdict.outcome if one.verdict is not None else None for one in graded}
+
+
+def threads_of_graders() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("rlvr-verifier")]
+
+
+def test_many_are_graded_at_once_while_the_event_loop_is_free() -> None:
+    graded = [rollout(str(index)) for index in range(TOGETHER)]
+    ticks = 0
+
+    async def run() -> None:
+        nonlocal ticks
+        async with Grader([MEETS, WeightedVerifier("exact")]) as grader:
+            assert grader.has_waiting
+            assert not grader.has_isolated
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(grader.grade(one)) for one in graded]
+                while not all(task.done() for task in tasks):
+                    ticks += 1
+                    await asyncio.sleep(0.001)
+
+    asyncio.run(run())
+    assert outcomes(graded) == {Outcome.CORRECT}
+    assert all(list(one.verdicts) == ["meets_others", "exact"] for one in graded)
+    assert {one.verdicts["meets_others"].extracted for one in graded} >= {f"rlvr-verifier_{n}" for n in range(TOGETHER)}
+    assert ticks > 0
+    assert not threads_of_graders()  # closed with the grader
+
+
+def test_a_stream_comes_back_in_order() -> None:
+    responses = [str(index) for index in range(20)]
+    graded = list(verify_stream(IN_TURN, map(rollout, responses), workers=1))
+    assert [one.verdicts["waits_its_turn"].extracted for one in graded] == responses
+
+
+def test_bulk_grades_many_lines_at_once() -> None:
+    lines = [f'{{"id": {index}, "answer": "5", "response": "x"}}\n' for index in range(TOGETHER)]
+    graded = list(grade_lines(lines, "lines", MEETS, workers=1, timeout_s=5.0, alone_cpu_s=0.0))
+    assert [one.outcomes for one in graded] == [{"correct": 1}] * TOGETHER
+
+
+def test_a_blocking_grader_grades_many_at_once() -> None:
+    graded = [rollout(str(index)) for index in range(TOGETHER)]
+    with BlockingGrader([MEETS], workers=1) as grader:
+        grader.grade(graded)
+    assert outcomes(graded) == {Outcome.CORRECT}
+
+
+def test_prepare_says_at_once_that_there_is_no_sandbox() -> None:
+    with pytest.raises(SandboxError, match="no Docker engine answers"):
+        Grader([WITHOUT]).prepare()
+    gated = WeightedVerifier("gate", 1.0, {"of": WITHOUT.reference, "requires": ["format"]})
+    with pytest.raises(SandboxError, match="no Docker engine answers"):
+        Grader([WeightedVerifier("exact"), gated]).prepare()
+    Grader([WeightedVerifier("exact"), IN_TURN]).prepare()
+
+
+def test_a_sandbox_that_fails_is_no_score() -> None:
+    one = rollout("5")
+    with BlockingGrader([WITHOUT]) as grader:
+        grader.grade([one])
+    assert one.verdict is not None
+    assert one.verdict.outcome is Outcome.VERIFIER_ERROR
+    assert one.reward is None
+
+
+def test_combinations_wait_where_their_parts_do_and_go_to_a_worker_with_an_isolated_part() -> None:
+    waiting = WeightedVerifier("gate", 1.0, {"of": MEETS.reference, "requires": [IN_TURN.reference]})
+    assert Grader([waiting]).has_waiting
+    mixed = WeightedVerifier("all_of", 1.0, {"of": [f"{PLUGINS}:tells_worker", IN_TURN.reference]})
+    grader = Grader([mixed])
+    assert grader.has_isolated
+    assert not grader.has_waiting
+    one = rollout("5")
+    with BlockingGrader([mixed], workers=1) as blocking:
+        blocking.grade([one])
+    assert one.verdict is not None
+    assert one.verdict.outcome is Outcome.CORRECT
+    assert one.verdict.extracted != str(os.getpid())
+
+
+def test_a_closed_grader_gives_no_score() -> None:
+    one = rollout("5")
+
+    async def run() -> None:
+        grader = Grader([IN_TURN])
+        await grader.close()
+        await grader.grade(one)
+
+    asyncio.run(run())
+    assert one.verdict is not None
+    assert "was closed" in one.verdict.reason
+
+
+def test_a_verifier_is_isolated_or_waits_but_not_both() -> None:
+    with pytest.raises(PluginError, match="waits=True, which is for isolated=False"):
+        Verifier("both", lambda problem, rollout: None, waits=True)  # type: ignore[arg-type, return-value]
