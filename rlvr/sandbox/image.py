@@ -53,8 +53,10 @@ class Image:
         return set(layers) <= set(self.layers)
 
 
-def ensure_image(client: DockerClient, layers: Sequence[Layer] = ALL_LAYERS, *, progress: Progress | None = None) -> Image:
-    """The image of this rlvr with at least `layers`; made now if the engine has none. Two processes do not make it twice.
+def ensure_image(client: DockerClient, layers: Sequence[Layer] | None = None, *, progress: Progress | None = None) -> Image:
+    """The image of this rlvr with at least `layers`, made now if the engine has none. Two processes do not make it twice.
+
+    `layers` None: what there is, with the most layers; where there is none, it is made with all.
 
     Raises:
         SandboxError: there is none, and it cannot be made.
@@ -64,14 +66,17 @@ def ensure_image(client: DockerClient, layers: Sequence[Layer] = ALL_LAYERS, *, 
         from rlvr.sandbox.image_build import build_image
 
         with one_at_a_time():
-            found = find_image(client, layers) or build_image(client, layers, progress=progress)
+            made_meanwhile = find_image(client, layers)
+            found = made_meanwhile or build_image(client, ALL_LAYERS if layers is None else layers, progress=progress)
     return found
 
 
-def find_image(client: DockerClient, layers: Sequence[Layer] = ALL_LAYERS) -> Image | None:
-    """The image of this rlvr with at least `layers`; of several the one with the fewest others."""
-    fitting = [image for image in list_images(client) if image.is_current and image.has(layers)]
-    return min(fitting, key=lambda image: len(image.layers), default=None)
+def find_image(client: DockerClient, layers: Sequence[Layer] | None = None) -> Image | None:
+    """The image of this rlvr with at least `layers`, of several the one with the fewest others; None: with the most."""
+    current = [image for image in list_images(client) if image.is_current]
+    if layers is None:
+        return max(current, key=lambda image: len(image.layers), default=None)
+    return min((image for image in current if image.has(layers)), key=lambda image: len(image.layers), default=None)
 
 
 def list_images(client: DockerClient) -> list[Image]:

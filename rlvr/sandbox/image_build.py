@@ -101,7 +101,8 @@ def _make_base(client: DockerClient, layers: Sequence[Layer], origin: Origin, ba
         except SandboxError as error:
             say(str(error))
             failures.append(str(error))
-    raise SandboxError("the sandbox's image cannot be made: " + "; ".join(failures))
+    fewer = f" (without layers: rlvr sandbox build --layers ''; asked for: {_names(layers)})" if layers else ""
+    raise SandboxError(f"the sandbox's image cannot be made{fewer}: " + "; ".join(failures))
 
 
 def _from_registry(client: DockerClient, layers: Sequence[Layer], base: str, say: Progress) -> Any:
@@ -110,6 +111,7 @@ def _from_registry(client: DockerClient, layers: Sequence[Layer], base: str, say
     labels = {LABEL: "1", LABEL_ORIGIN: f"Dockerfile, {base}"}
     return _build(
         client, build_context(("rootfs", "runner", "Dockerfile")), tag=base_tag_of(layers), labels=labels,
+        network_mode="host",  # where the engine has no bridge, too
         buildargs={"BASE": base, "LAYERS": ",".join(sorted_layers(layers))},
     )  # fmt: skip
 

@@ -15,13 +15,14 @@ from rootfs.tree import StagingError, Tree
 PACKAGE = "g++"
 _PART = re.compile(
     r"/usr/bin/(\w+-linux-gnu\w*-)?(g\+\+(-\d+)?|as|ld|ld\.bfd)"
-    r"|/usr/lib/gcc/[^/]+/\d+/("
+    r"|/usr/lib(exec)?/gcc/[^/]+/\d+/("
     r"cc1plus|collect2|lto-wrapper|liblto_plugin\.so|crt\w+\.o|include/.*|include-fixed/.*"
     r"|lib(gcc|gcc_eh|stdc\+\+|stdc\+\+fs|supc\+\+|atomic|quadmath)\.a|lib(gcc_s|stdc\+\+|atomic|quadmath)\.so)"
     r"|/usr/lib/[^/]+-linux-gnu\w*/("
     r"\w*crt[1in]\.o|lib(c|m)\.so|lib(c|c_nonshared|m|m-[\d.]+|mvec|pthread|rt|dl|util)\.a|libmvec\.so|ldscripts/elf_\w+\.x\w*"
     r"|lib(c|m|mvec|stdc\+\+|gcc_s|atomic|quadmath|isl|mpc|mpfr|gmp|zstd|z|ctf|sframe|jansson)\.so(\.[\d.]+)?"
     r"|lib(bfd|opcodes)-.*\.so)"
+    r"|/usr/lib/linux/uapi/.*"
     r"|/usr/include/(?!(drm|rdma|sound|video|mtd|xen|misc|scsi|cxl|regulator|rpc|rpcsvc)/).*"
 )
 
@@ -55,7 +56,7 @@ def _take(tree: Tree, root: Path, paths: list[Path]) -> None:
 
 
 def _version(tree: Tree) -> str:
-    folders = sorted(path.parent for path in tree.path("/usr/lib/gcc").glob("*/*/cc1plus"))
+    folders = sorted(path.parent for path in tree.path("/usr").glob("lib*/gcc/*/*/cc1plus"))
     if not folders:
         raise StagingError(f"no compiler was found in the package {PACKAGE!r} and what it depends on")
     return folders[-1].name
