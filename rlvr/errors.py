@@ -6,6 +6,7 @@ RlvrError
 ├── TaskError         a task, an adapter or a row is wrong: task, split, row id
 ├── RolloutError      infrastructure failed during one rollout; its siblings go on
 │   ├── EngineError
+│   │   └── ContextFullError  the prompt leaves no room for an answer
 │   ├── ToolError
 │   └── SandboxError
 ├── VerifierError     our grading failed; recorded as a verdict without a score
@@ -42,6 +43,10 @@ class RolloutError(RlvrError):
 
 class EngineError(RolloutError):
     """The generation engine failed or refused a request."""
+
+
+class ContextFullError(EngineError):
+    """A prompt fills the model's context. In a later turn it ends the rollout as truncated: the conversation grew too long."""
 
 
 class ToolError(RolloutError):

@@ -14,7 +14,7 @@ from rlvr.engines.load import end_ids
 from rlvr.engines.rows import NOT_A_TOKEN, RowTable
 from rlvr.engines.select import choose_decoder
 from rlvr.engines.stops import StopFinder
-from rlvr.errors import EngineError, boundary
+from rlvr.errors import ContextFullError, EngineError, boundary
 from rlvr.types import Completion, FinishReason, Sampling
 
 _KEPT_BYTES = 2**28  # of cache, between one burst of requests and the next
@@ -90,7 +90,8 @@ class NativeEngine:
         context is full.
 
         Raises:
-            EngineError: an empty or too long prompt, a setting out of range, or a forward pass that failed.
+            ContextFullError: the prompt is too long.
+            EngineError: an empty prompt, a setting out of range, or a forward pass that failed.
         """
         prompt = tuple(prompt_ids)
         self._check(prompt, sampling)
@@ -273,7 +274,7 @@ class NativeEngine:
         if not prompt:
             raise EngineError("the prompt is empty; give at least one token (e.g. the beginning-of-sequence token)")
         if len(prompt) >= self.max_context:
-            raise EngineError(
+            raise ContextFullError(
                 f"the prompt has {len(prompt)} tokens, but the context holds {self.max_context}, completion included; "
                 "shorten the prompt or leave the problem out"
             )

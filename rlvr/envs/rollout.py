@@ -9,7 +9,7 @@ from typing import Protocol
 
 from rlvr.envs.base import Env
 from rlvr.envs.renderer import Renderer
-from rlvr.errors import RolloutError, boundary
+from rlvr.errors import ContextFullError, RolloutError, boundary
 from rlvr.seeding import Part, seed
 from rlvr.types import Engine, FinishReason, Group, Message, Problem, Rollout, Sampling, Stop, Turn
 
@@ -68,7 +68,13 @@ class RolloutRunner:
                 max_tokens=sampling.max_tokens - rollout.completion_tokens,
                 seed=seed(*seed_parts, rollout.problem.id, rollout.sample_index, turn_index),
             )
-            completion = await self._engine.generate(prompt_ids, request)
+            try:
+                completion = await self._engine.generate(prompt_ids, request)
+            except ContextFullError:
+                if turn_index == 0:
+                    raise
+                rollout.stop = Stop.LENGTH  # the conversation outgrew the model: its fault, or nobody's
+                return
             turn = Turn(prompt_ids, completion, self._renderer.parse(completion))
             rollout.turns.append(turn)
             if completion.finish_reason is FinishReason.ABORT:

@@ -13,7 +13,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlvr import seeding
 from rlvr.engines.native import NativeEngine
-from rlvr.errors import EngineError
+from rlvr.errors import ContextFullError, EngineError
 from rlvr.types import Completion, FinishReason, Sampling
 
 VOCABULARY = 40
@@ -173,6 +173,11 @@ def test_a_completion_that_fills_the_context_ends_there() -> None:
     engine = NativeEngine(build(), None, max_context=20)
     [completion] = generate(engine, [([1] * 15, Sampling(max_tokens=100))])
     assert (len(completion.token_ids), completion.finish_reason) == (5, FinishReason.LENGTH)
+
+
+def test_a_prompt_that_fills_the_context_is_told_from_other_failures() -> None:
+    with pytest.raises(ContextFullError, match="has 20 tokens"):
+        generate(NativeEngine(build(), None, max_context=20), [([1] * 20, Sampling(max_tokens=1))])
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from rlvr.envs.renderer import Renderer
 from rlvr.envs.rollout import RolloutRunner
 from rlvr.envs.single_turn import SingleTurn
-from rlvr.errors import EngineError, ToolError
+from rlvr.errors import ContextFullError, EngineError, ToolError
 from rlvr.testing import ScriptedEngine
 from rlvr.types import Completion, FinishReason, Group, Message, Problem, Rollout, Sampling, Stop, Verdict
 
@@ -166,6 +166,29 @@ def test_an_engine_that_fails_once_fails_one_rollout_and_its_siblings_go_on() ->
     assert (broken.stop, broken.reward, broken.is_scored) == (Stop.ERROR, None, False)
     assert [r.is_correct for r in rollouts] == [True, False, True]
     assert log.count("close") == 3
+
+
+@pytest.mark.parametrize("last_turn", [1, 2])
+def test_a_conversation_that_outgrows_the_context_is_truncated_but_a_first_prompt_that_does_is_our_fault(last_turn: int) -> None:
+    asked = 0
+
+    def script(prompt: tuple[int, ...], sampling: Sampling) -> tuple[int, ...]:
+        nonlocal asked
+        asked += 1
+        if asked == last_turn:
+            raise ContextFullError("the prompt has 129 tokens, but the context holds 128")
+        return (7, END)
+
+    log: list[str] = []
+    rollout = one(script, lambda: Echo(log))
+    assert log[-1] == "close"
+    if last_turn == 1:
+        assert (rollout.stop, rollout.reward) == (Stop.ERROR, None)
+        assert "context holds 128" in str(rollout.error)
+    else:
+        assert (rollout.stop, rollout.error, len(rollout.turns)) == (Stop.LENGTH, None, 1)
+        assert rollout.turns[0].replies
+        assert rollout.is_scored
 
 
 def test_an_abort_of_the_engine_is_our_fault_not_the_models() -> None:
