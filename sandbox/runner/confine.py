@@ -71,8 +71,8 @@ def forbid_new_privileges():
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
 
 
-def become(uid, bounds, descriptors, folder):
-    """Turn a fresh child into user `uid`: `descriptors[n]` becomes its number n, and every other descriptor is closed."""
+def detach(bounds, descriptors, folder):
+    """Give a fresh child its own session, limits and folder; `descriptors[n]` becomes its number n, every other one is closed."""
     os.setsid()
     set_oom_score(1000)  # out of memory takes a submission first, never its server
     for number, fd in enumerate(descriptors):
@@ -81,18 +81,28 @@ def become(uid, bounds, descriptors, folder):
     _limit(resource.RLIMIT_CPU, bounds.cpu_s, bounds.cpu_s + 1)
     _limit(resource.RLIMIT_AS, bounds.memory_bytes, bounds.memory_bytes)
     _limit(resource.RLIMIT_FSIZE, bounds.file_bytes, bounds.file_bytes)
-    os.setresgid(uid, uid, uid)
-    os.setresuid(uid, uid, uid)
-    _limit(resource.RLIMIT_NPROC, bounds.processes, bounds.processes)
     os.chdir(folder)
     os.umask(0o077)
-    _prctl(_PR_SET_DUMPABLE, 1)  # changing the user cleared it; without it /dev/stdin cannot be opened
+
+
+def limit_processes(bounds):
+    """After the user has changed: the limit counts the processes of a user."""
+    _limit(resource.RLIMIT_NPROC, bounds.processes, bounds.processes)
+
+
+def hide_memory():
+    """No other process, of whatever user but root, may look into this one (/proc/PID/mem, fd, environ)."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def show_memory():
+    _prctl(_PR_SET_DUMPABLE, 1)
 
 
 def set_oom_score(score):
     try:
         fd = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
-    except OSError:  # no /proc: then nothing chooses between us
+    except OSError:  # no /proc, or a process that hides its memory: then nothing chooses between us
         return
     try:
         os.write(fd, b"%d" % score)

@@ -18,6 +18,7 @@ import traceback
 
 from . import confine, seccomp
 from .slot import Slot
+from .users import Separate, Single
 from .wire import keep
 
 STANDARD = (
@@ -65,6 +66,8 @@ def _arguments():
     parser.add_argument("--wait", action="store_true", help="serve nothing: keep the container up while slots are attached to it")
     parser.add_argument("--slots", type=int, default=1)
     parser.add_argument("--uid", type=int, default=20_000, help="first user id; every slot takes three")
+    parser.add_argument("--users", choices=("separate", "alone", "shared"), default="separate", help="see users.py")
+    parser.add_argument("--work", default="/box", help="the slots' own folders lie in here")
     parser.add_argument("--preload", choices=("standard", "science"), default="standard")
     parser.add_argument("--filter", choices=("on", "off"), default="on", help="the seccomp filter")
     options = parser.parse_args()
@@ -83,7 +86,11 @@ def _filter(*, required):
 
 def _slot_main(number, accept, *, options, fork, install):
     """A slot server's whole life. `accept` gives (reader, writer) pairs until there is no more."""
-    slot = Slot(number, options.uid + USERS_PER_SLOT * number, fork, install)
+    if options.users == "separate":
+        users = Separate(options.uid + USERS_PER_SLOT * number)
+    else:
+        users = Single(is_alone=options.users == "alone")
+    slot = Slot(users, os.path.join(options.work, str(number)), fork, install)
     for reader, writer in accept():
         try:
             slot.serve(reader, writer)

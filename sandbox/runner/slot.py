@@ -1,4 +1,4 @@
-"""One slot: a server process with three users (submission, checker, outsider) that runs one thing at a time.
+"""One slot: a server process that runs one thing at a time.
 
 The server parses only a header of limits. What a request carries goes into a memory file through a buffer that is
 zeroed, so that no child inherits another one's code or tests; a child drops its rights before it reads anything. What comes
@@ -16,10 +16,11 @@ import socket
 import struct
 import time
 
-from . import checker, confine, submission, sweep
+from . import checker, confine, submission
+from .users import reap, reap_all
 from .wire import keep, memory_file, read_exactly, read_file, write_all
 
-WORK, SHARED_MEMORY = "/box", "/dev/shm"
+SHARED_MEMORY = "/dev/shm"
 MAX_RESULT_BYTES = 8 << 20
 MAX_HEADER_BYTES = 1 << 16
 HANGUP = getattr(select, "POLLRDHUP", 0x2000) | select.POLLHUP | select.POLLERR
@@ -29,37 +30,24 @@ _zeros = bytes(1 << 16)
 
 
 class Slot:
-    """`number` of this container; its users are `first_user` and the two after it."""
+    """Serves one connection at a time; `users` says in whose name, `folder` is the submissions' own."""
 
-    def __init__(self, number, first_user, fork, has_filter):
-        self.users = (first_user, first_user + 1)
-        self.submission_user, self.checker_user, self.outsider = first_user, first_user + 1, first_user + 2
-        self.folder = f"{WORK}/{number}"
+    def __init__(self, users, folder, fork, install_filter):
+        self.users = users
+        self.folder = folder
         self.fork = fork
         self.session = None
         self.memory_kills = _memory_kills()
         self.null = keep(os.open("/dev/null", os.O_RDWR))
-        os.setgroups([])
-        self._make_folder()
-        sweep.kill_users(self.users, self.outsider)
-        sweep.wait_until_gone(self.users, self.outsider)
-        self._clean()
+        users.prepare(folder)
         confine.confine_server()
-        if has_filter is not None:
-            has_filter()
+        users.kill()
+        users.wait_until_gone()
+        self._clean()
+        if install_filter is not None:
+            install_filter()
         os.environ.clear()
         os.environ.update(confine.environment(self.folder))
-
-    def _make_folder(self):
-        """Where no mount was prepared for this slot: a folder of the submission's group (we may not change owners)."""
-        if os.path.isdir(self.folder):
-            return
-        try:
-            os.setresgid(-1, self.submission_user, -1)
-            os.mkdir(self.folder, 0o770)
-            os.chmod(self.folder, 0o770)
-        finally:
-            os.setresgid(-1, 0, -1)
 
     # -- requests
 
@@ -180,7 +168,8 @@ class Slot:
         if pid:
             return pid
         try:
-            confine.become(self.submission_user, bounds, descriptors, self.folder)
+            confine.detach(bounds, descriptors, self.folder)
+            self.users.become_submission(bounds)
             submission.run(mode, lengths, bounds, seed)
         except BaseException as error:
             try:
@@ -210,7 +199,7 @@ class Slot:
         """Reap the execution's processes, clean the slot, and say how it went; None where nobody waits for it any more."""
         wall = time.monotonic() - started
         if ended != "ended":
-            sweep.kill_users(self.users, self.outsider)
+            self.users.kill()
         cpu = peak = 0.0
         status = None
         for pid in children:
@@ -240,11 +229,10 @@ class Slot:
 
     def _clean(self):
         """No process and no file of the slot's users may be left. Where nothing is, this costs one wait and two listings."""
-        left = sweep.reap_all(self.users, self.outsider)
-        for folder, own in ((self.folder, True), (SHARED_MEMORY, False)):
-            if sweep.has_files(folder, self.users, own=own):
-                for user in self.users:
-                    sweep.wipe_as(user, folder)
+        left = reap_all(self.users)
+        for folder, is_own in ((self.folder, True), (SHARED_MEMORY, False)):
+            if self.users.has_files(folder, is_own=is_own):
+                self.users.wipe(folder)
         return left
 
     # -- sessions
@@ -314,11 +302,8 @@ class Slot:
         self.session = None
         os.close(link)
         os.close(out)
-        sweep.kill_users(self.users, self.outsider)
-        try:
-            os.waitpid(pid, 0)
-        except ChildProcessError:
-            pass
+        self.users.kill()
+        reap(pid)
         self._clean()
 
 
