@@ -13,6 +13,7 @@ from rootfs import debian
 from rootfs.tree import StagingError, Tree
 
 PACKAGE = "g++"
+FLAGS = ("-O2", "-std=c++17")  # a precompiled header is read only by compilations with the same
 _PART = re.compile(
     r"/usr/bin/(\w+-linux-gnu\w*-)?(g\+\+(-\d+)?|as|ld|ld\.bfd)"
     r"|/usr/lib(exec)?/gcc/[^/]+/\d+/("
@@ -35,6 +36,7 @@ def stage_compiler(tree: Tree) -> str:
     """
     if debian.is_installed(PACKAGE):
         _take(tree, Path("/"), debian.files_of(debian.closure([PACKAGE], installed=True)))
+        _precompile(tree)
     else:
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder, "root")
@@ -53,6 +55,15 @@ def _take(tree: Tree, root: Path, paths: list[Path]) -> None:
         target = "/" / tree.path(str(path.relative_to(root))).relative_to(tree.root)
         if is_part(str(target)):
             tree.copy_as_is(path, str(target))
+
+
+def _precompile(tree: Tree) -> None:
+    """The header that solutions to programming contests begin with, as g++ reads it four times faster: for 100 MB, 0.4 s.
+
+    Only the very compiler that made it can use it, so it is made where that one is installed.
+    """
+    for header in tree.path("/usr/include").rglob("bits/stdc++.h"):
+        debian.run(PACKAGE, *FLAGS, "-x", "c++-header", str(header), "-o", f"{header}.gch")
 
 
 def _version(tree: Tree) -> str:
