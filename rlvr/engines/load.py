@@ -51,14 +51,12 @@ def load_model(path: str | Path, settings: ModelConfig) -> LoadedModel:
     Dropout is off: it would make old and new logprobs of the same weights differ.
 
     Raises:
-        CheckpointError: nothing at `path`, an incomplete folder, or weights that do not fit the model.
-        ConfigError: a device or precision that this machine does not have.
+        ConfigError: no model at `path`, or a device or precision that this machine does not have.
+        CheckpointError: an incomplete folder, or weights that do not fit the model.
     """
-    given = str(Path(path).expanduser()) if str(path).startswith("~") else str(path)
-    source = newest_checkpoint(given)
     device = _device(settings.device)
     precision = _precision(settings.precision, device)
-    _check_source(source)
+    source = model_source(path)
     with _quiet_transformers(), boundary(CheckpointError, f"loading {source!r}"):
         tokenizer = AutoTokenizer.from_pretrained(source)
         model, report = AutoModelForCausalLM.from_pretrained(
@@ -79,26 +77,39 @@ def newest_checkpoint(path: str) -> str:
     return str(max(Path(path).glob("checkpoints/step-*"), default=path))
 
 
-def _check_source(source: str) -> None:
-    """Say what is missing before transformers does, which reports a wrong folder as a wrong hub name."""
+def model_source(path: str | Path) -> str:
+    """The folder or hub name that transformers reads for `path`; of a run folder, its newest checkpoint.
+
+    Says what is missing before transformers does, which reports a wrong folder as a wrong hub name.
+
+    Raises:
+        ConfigError: there is no model.
+        CheckpointError: it is incomplete.
+    """
+    source = newest_checkpoint(str(Path(path).expanduser()) if str(path).startswith("~") else str(path))
     folder = Path(source)
     if folder.is_dir():
         _check_folder(folder)
-        return
-    if folder.exists():
-        raise CheckpointError(f"{source!r} is a file; give the folder that holds config.json, the weights and the tokenizer")
-    if source.startswith(("/", ".")) or source.count("/") > 1:
-        raise CheckpointError(
+    elif folder.exists():
+        raise ConfigError(f"{source!r} is a file; give the folder that holds config.json, the weights and the tokenizer")
+    elif source.startswith(("/", ".")) or source.count("/") > 1:
+        raise ConfigError(
             f"no model at {source!r}: there is no such folder, and it cannot be a name on the Hugging Face hub; "
             "give a folder with config.json, or a hub name such as Qwen/Qwen3-0.6B"
         )
+    else:
+        _check_hub(source)
+    return source
+
+
+def _check_hub(source: str) -> None:
     from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 
     advice = "check the name, the network, HF_TOKEN for gated models, or give a folder"
     doing = (
         f"no model at {source!r}: there is no such folder here, and the Hugging Face hub did not give its config.json; {advice}"
     )
-    with boundary(CheckpointError, doing):
+    with boundary(ConfigError, doing):
         # One question without retries: a mistyped folder is reported at once on a machine without network.
         if not isinstance(try_to_load_from_cache(source, "config.json"), str):
             get_hf_file_metadata(hf_hub_url(source, "config.json"))
@@ -107,8 +118,8 @@ def _check_source(source: str) -> None:
 def _check_folder(folder: Path) -> None:
     if not (folder / "config.json").is_file():
         if (folder / "adapter_config.json").is_file():
-            raise CheckpointError(f"{folder} holds a LoRA adapter, not a model; merge it into its base model first")
-        raise CheckpointError(f"{folder} has no config.json; it is not a model in Hugging Face format")
+            raise ConfigError(f"{folder} holds a LoRA adapter, not a model; merge it into its base model first")
+        raise ConfigError(f"{folder} has no config.json; it is not a model in Hugging Face format: give the folder of one")
     if not any(True for pattern in _WEIGHTS for _ in folder.glob(pattern)):
         raise CheckpointError(f"{folder} has no weights ({' or '.join(_WEIGHTS)}); copy them beside config.json")
     if not any((folder / name).is_file() for name in _TOKENIZERS):

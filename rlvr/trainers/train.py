@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from rlvr.config import ModelConfig, Recipe, RunConfig, SftConfig, load_recipe
-from rlvr.engines.load import LoadedModel, load_model
+from rlvr.engines.load import LoadedModel, load_model, model_source
 from rlvr.envs.tasks import Task, load_task
 from rlvr.errors import CheckpointError, ConfigError, boundary
 from rlvr.evaluation.observer import Observer, SilentObserver
@@ -274,6 +274,7 @@ def _count_parameters(recipe: Recipe, task: Task) -> int:
     if recipe.model == NEW_TINY:
         model = _load(recipe, task, None, World()).model
     else:
+        source = model_source(recipe.model)
         with boundary(CheckpointError, f"the model config of {recipe.model!r} cannot be read"), torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(recipe.model))
+            model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(source))
     return sum(parameter.numel() for parameter in model.parameters())

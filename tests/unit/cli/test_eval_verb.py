@@ -74,7 +74,7 @@ def test_wrong_options_are_usage_errors_before_a_model_is_looked_for(
 
 
 def test_a_missing_model_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["eval", "/no/such/model", *COMMON]) == 3
+    assert main(["eval", "/no/such/model", *COMMON]) == 2
     assert "/no/such/model" in capsys.readouterr().err
 
 

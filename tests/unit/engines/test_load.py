@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from rlvr.config import ModelConfig
 from rlvr.engines.load import load_model
-from rlvr.errors import CheckpointError, ConfigError
+from rlvr.errors import CheckpointError, ConfigError, RlvrError
 
 CPU = ModelConfig(device="cpu")
 
@@ -60,7 +60,7 @@ def test_bf16_is_what_was_asked_for(folder: Path) -> None:
 
 @pytest.mark.parametrize("path", ["/nowhere/at/all", "./missing", "a/b/c", "~/missing"])
 def test_a_missing_folder_is_named(path: str) -> None:
-    with pytest.raises(CheckpointError, match=r"no such folder.*hub name"):
+    with pytest.raises(ConfigError, match=r"no such folder.*hub name"):
         load_model(path, CPU)
 
 
@@ -68,29 +68,33 @@ def test_a_name_that_the_hub_does_not_give_is_named(monkeypatch: pytest.MonkeyPa
     import huggingface_hub.constants
 
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(CheckpointError, match=r"no model at 'nobody/nothing'.*no such folder here.*hub.*HF_TOKEN"):
+    with pytest.raises(ConfigError, match=r"no model at 'nobody/nothing'.*no such folder here.*hub.*HF_TOKEN"):
         load_model("nobody/nothing", CPU)
 
 
 @pytest.mark.parametrize(
-    ("gone", "message"),
-    [("config.json", "no config.json"), ("model.safetensors", "no weights"), ("tokenizer*", "no tokenizer")],
+    ("gone", "kind", "message"),
+    [
+        ("config.json", ConfigError, "no config.json"),
+        ("model.safetensors", CheckpointError, "no weights"),
+        ("tokenizer*", CheckpointError, "no tokenizer"),
+    ],
 )
-def test_a_missing_part_is_named(folder: Path, gone: str, message: str) -> None:
+def test_a_missing_part_is_named(folder: Path, gone: str, kind: type[RlvrError], message: str) -> None:
     for file in folder.glob(gone):
         file.unlink()
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(kind, match=message):
         load_model(folder, CPU)
 
 
 def test_an_adapter_is_not_a_model(folder: Path) -> None:
     shutil.move(folder / "config.json", folder / "adapter_config.json")
-    with pytest.raises(CheckpointError, match="LoRA adapter"):
+    with pytest.raises(ConfigError, match="LoRA adapter"):
         load_model(folder, CPU)
 
 
 def test_a_file_is_not_a_checkpoint(folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="is a file"):
+    with pytest.raises(ConfigError, match="is a file"):
         load_model(folder / "config.json", CPU)
 
 

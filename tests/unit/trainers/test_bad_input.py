@@ -53,7 +53,12 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_missing_model(refused: Refused, tmp_path: Path) -> None:
-    assert f"no model at '{tmp_path}/nothing'" in refused(f"model={tmp_path}/nothing", code=3)
+    assert f"no model at '{tmp_path}/nothing'" in refused(f"model={tmp_path}/nothing")
+
+
+def test_a_dry_run_misses_a_model_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "chains/quickstart", f"model={tmp_path}/nothing", "--dry-run"]) == 2
+    assert f"no model at '{tmp_path}/nothing'" in capsys.readouterr().err
 
 
 def test_a_wrong_key(refused: Refused) -> None:
