@@ -21,6 +21,7 @@ from .users import reap, reap_all
 from .wire import keep, memory_file, read_exactly, read_file, write_all
 
 SHARED_MEMORY = "/dev/shm"
+RESULT = 4  # its number in a child
 MAX_RESULT_BYTES = 8 << 20
 MAX_HEADER_BYTES = 1 << 16
 HANGUP = getattr(select, "POLLRDHUP", 0x2000) | select.POLLHUP | select.POLLERR
@@ -143,8 +144,11 @@ class Slot:
             checking = self.fork()
             if checking == 0:
                 try:
-                    confine.become(self.checker_user, bounds, (self.null, self.null, self.null, payloads[1], result, ours), "/")
+                    confine.detach(bounds, (self.null, self.null, self.null, payloads[1], result, ours), "/")
+                    self.users.become_checker(bounds)
                     checker.run(seed)
+                except BaseException as error:
+                    os.pwrite(RESULT, json.dumps({"fatal": submission.describe(error)}).encode(), 0)
                 finally:
                     os._exit(120)
             os.close(ours)
