@@ -38,10 +38,17 @@ class Engine:
     lacks: tuple[str, ...]
 
 
+def engine_addresses() -> tuple[str, ...]:
+    """Where the engines are: DOCKER_HOST (several separated by commas), else the first usual socket that exists."""
+    named = tuple(host.strip() for host in os.environ.get("DOCKER_HOST", "").split(",") if host.strip())
+    return named or (engine_address(),)
+
+
 def engine_address(host: str | None = None) -> str:
-    """Where the engine is: `host`, else DOCKER_HOST, else the first usual socket that exists."""
-    if host or os.environ.get("DOCKER_HOST"):
-        return host or os.environ["DOCKER_HOST"]
+    """Where the engine `host` is; None: the first of `engine_addresses()`."""
+    named = host or os.environ.get("DOCKER_HOST", "").partition(",")[0].strip()
+    if named:
+        return named
     candidates = [DEFAULT_HOST, *(f"unix://{os.path.expanduser(os.path.expandvars(path))}" for path in _OTHER_SOCKETS)]
     return next((place for place in candidates if Path(place.removeprefix("unix://")).exists()), DEFAULT_HOST)
 

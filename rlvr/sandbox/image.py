@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 NAME = "rlvr-sandbox"
+BASE_NAME = f"{NAME}-base"  # images without the runner
 LABEL_RUNNER, LABEL_RECIPE, LABEL_LAYERS = "org.rlvr.runner", "org.rlvr.recipe", "org.rlvr.layers"
 LABEL_ORIGIN, LABEL_VERSIONS = "org.rlvr.origin", "org.rlvr.version."
 Progress = Callable[[str], None]
@@ -112,7 +113,7 @@ def tag_of(layers: Sequence[Layer]) -> str:
 
 def base_tag_of(layers: Sequence[Layer]) -> str:
     """The image without the runner, so that a new runner costs a second and not a minute."""
-    return f"{NAME}-base:{_key(*sorted_layers(layers), digest_of(RECIPE))}"
+    return f"{BASE_NAME}:{_key(*sorted_layers(layers), digest_of(RECIPE))}"
 
 
 def sorted_layers(layers: Sequence[Layer]) -> list[Layer]:

@@ -12,8 +12,9 @@ LABEL_OWNER, LABEL_POOL, LABEL_USERS = "org.rlvr.owner", "org.rlvr.pool", "org.r
 
 @cache
 def _boot_id() -> str:
+    """Of this boot of this machine, as seen from here: containers that share an engine's socket have process ids of their own."""
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}.{os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
         return "unknown"
 
