@@ -222,6 +222,14 @@ class Sandbox(Protocol):
         """Jobs that run at the same time."""
         ...
 
+    def warm_up(self) -> None:
+        """Run a harmless program, so that a sandbox that cannot work is found out before the work begins.
+
+        Raises:
+            SandboxError: what is wrong, and what to do.
+        """
+        ...
+
     def execute(self, job: Job, limits: Limits = ..., *, run: str = "") -> Execution:
         """Run one job and wait for it, from any thread; `run` names who asks, for fairness between runs.
 
