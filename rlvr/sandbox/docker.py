@@ -8,17 +8,17 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.errors import SandboxError
-from rlvr.sandbox.channel import Channel, ChannelLostError, SocketChannel
+from rlvr.sandbox.channel import Channel, SocketChannel
 from rlvr.sandbox.docker_stream import ExecChannel
-from rlvr.sandbox.engine import connect_engine, engine_error
-from rlvr.sandbox.image import ensure_image
+from rlvr.sandbox.engine import connect_engine, engine_address, engine_error
+from rlvr.sandbox.image import Layer, ensure_image
 from rlvr.sandbox.jobs import Flavor
 from rlvr.sandbox.owner import LABEL, LABEL_OWNER, LABEL_POOL, LABEL_USERS, this_owner
 
@@ -48,7 +48,8 @@ class DockerBackend:
 
     The slots are reached through unix sockets in a folder that is shared with the container where the engine runs on this
     machine, else through an attached `exec` for each slot; `transport` ("socket", "exec") settles it by hand. `runtime` is the
-    engine's name of another container runtime, e.g. "runsc" for gVisor.
+    engine's name of another container runtime, e.g. "runsc" for gVisor. `has_namespaces` gives every execution process ids,
+    IPC and mounts of its own, for which the container (never a submission) keeps CAP_SYS_ADMIN.
 
     Raises:
         SandboxError: no engine answers, it is too old, or the image cannot be made.
@@ -62,13 +63,15 @@ class DockerBackend:
         hardware: Hardware | None = None,
         transport: str = "auto",
         runtime: str | None = None,
+        has_namespaces: bool = False,
     ) -> None:
         self._client = connect_engine(host)
-        self._host = host or os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
+        self._host = engine_address(host)
         self.name = f"docker {self._host}"
         self._pool = pool or secrets.token_hex(4)
         self._hardware = hardware or Hardware()
         self._runtime = runtime
+        self._has_namespaces = has_namespaces
         self._has_sockets = self._host.startswith("unix://") if transport == "auto" else transport == "socket"
         self._image = ensure_image(self._client)
 
@@ -76,10 +79,13 @@ class DockerBackend:
         purpose = "sessions" if is_for_sessions else flavor
         users = free_users(self._client, USERS_PER_SLOT * slots)
         folder = Path(tempfile.mkdtemp(prefix="rlvr-sandbox-")) if self._has_sockets else None
+        preload = flavor if self._image.has([Layer.SCIENCE]) else "standard"
+        options = ("--uid", str(users.start), "--preload", preload, *(["--namespaces"] if self._has_namespaces else []))
         with engine_error("starting a sandbox container"):
             try:
-                container = self._client.containers.create(**self._settings(slots, flavor, users, folder, purpose))
-                box = DockerBox(container, slots, self._image.digest, folder, users.start, flavor)
+                settings = self._settings(slots, users, folder, purpose, options)
+                container = self._client.containers.create(**settings)
+                box = DockerBox(container, slots, self._image.digest, folder, options)
             except BaseException:
                 if folder is not None:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -92,13 +98,12 @@ class DockerBackend:
     def close(self) -> None:
         self._client.close()
 
-    def _settings(self, slots: int, flavor: Flavor, users: range, folder: Path | None, purpose: str) -> Mapping[str, Any]:
+    def _settings(self, slots: int, users: range, folder: Path | None, purpose: str, options: Sequence[str]) -> Mapping[str, Any]:
         size = self._hardware
         mounts = {f"/box/{slot}": self._slot_files(users, slot) for slot in range(slots)}
         memory = (size.memory_mb_per_slot * slots + 512) << 20
-        command = ["--slots", str(slots), "--uid", str(users.start), "--preload", flavor]
         # Without a folder to listen in, the container only waits; every slot is an attached exec of its own.
-        command += ["--listen", SOCKETS] if folder is not None else ["--wait"]
+        command = ["--listen", SOCKETS, "--slots", str(slots), *options] if folder is not None else ["--wait"]
         return {
             "image": self._image.tag,
             "command": runner_command(*command),
@@ -116,7 +121,7 @@ class DockerBackend:
             "network_mode": "none",
             "read_only": True,
             "cap_drop": ["ALL"],
-            "cap_add": ["SETUID", "SETGID", "KILL"],
+            "cap_add": ["SETUID", "SETGID", "KILL", *(["SYS_ADMIN"] if self._has_namespaces else [])],
             "security_opt": ["no-new-privileges"],
             "mem_limit": memory,
             "memswap_limit": memory,
@@ -138,14 +143,13 @@ class DockerBackend:
 class DockerBox:
     """One container. Its lifeline is a connection: when this process ends, however it ends, the container ends itself."""
 
-    def __init__(self, container: Any, slots: int, image: str, folder: Path | None, first_user: int, flavor: Flavor) -> None:
+    def __init__(self, container: Any, slots: int, image: str, folder: Path | None, options: Sequence[str]) -> None:
         self.name: str = container.name
         self.slots = slots
         self.image = image
         self._container = container
         self._folder = folder
-        self._first_user = first_user
-        self._flavor = flavor
+        self._options = tuple(options)
         self._lifeline: socket.socket | None = None
 
     def wait_until_ready(self, timeout_s: float) -> None:
@@ -167,8 +171,7 @@ class DockerBox:
     def connect(self, slot: int) -> Channel:
         if self._folder is not None:
             return SocketChannel.connect(str(self._folder / str(slot)))
-        command = runner_command("--stdio", str(slot), "--uid", str(self._first_user), "--preload", self._flavor)
-        return ExecChannel(self._container, command, ENVIRONMENT)
+        return ExecChannel(self._container, runner_command("--stdio", str(slot), *self._options), ENVIRONMENT)
 
     def is_alive(self) -> bool:
         try:
@@ -221,6 +224,3 @@ def free_users(client: DockerClient, count: int) -> range:
         if not any(start < other.stop and other.start < start + count for other in taken):
             return range(start, start + count)
     raise SandboxError(f"no {count} free user ids between {FIRST_USER} and {LAST_USER}: run `rlvr sandbox prune`")
-
-
-__all__ = ["ChannelLostError", "DockerBackend", "DockerBox", "Hardware"]

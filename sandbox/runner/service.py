@@ -17,6 +17,7 @@ import time
 import traceback
 
 from . import confine, seccomp
+from .namespaces import Namespaces
 from .slot import Slot
 from .users import Separate, Single
 from .wire import keep
@@ -69,6 +70,7 @@ def _arguments():
     parser.add_argument("--users", choices=("separate", "alone", "shared"), default="separate", help="see users.py")
     parser.add_argument("--work", default="/box", help="the slots' own folders lie in here")
     parser.add_argument("--preload", choices=("standard", "science"), default="standard")
+    parser.add_argument("--namespaces", action="store_true", help="see namespaces.py")
     parser.add_argument("--filter", choices=("on", "off"), default="on", help="the seccomp filter")
     options = parser.parse_args()
     if options.listen is None and options.stdio is None and not options.wait:
@@ -90,7 +92,9 @@ def _slot_main(number, accept, *, options, fork, install):
         users = Separate(options.uid + USERS_PER_SLOT * number)
     else:
         users = Single(is_alone=options.users == "alone")
-    slot = Slot(users, os.path.join(options.work, str(number)), fork, install)
+    folder = os.path.join(options.work, str(number))
+    namespaces = Namespaces(fork, folder, install) if options.namespaces else None
+    slot = Slot(users, folder, fork, install, namespaces)
     for reader, writer in accept():
         try:
             slot.serve(reader, writer)

@@ -33,10 +33,11 @@ _zeros = bytes(1 << 16)
 class Slot:
     """Serves one connection at a time; `users` says in whose name, `folder` is the submissions' own."""
 
-    def __init__(self, users, folder, fork, install_filter):
+    def __init__(self, users, folder, fork, install_filter, namespaces=None):
         self.users = users
         self.folder = folder
-        self.fork = fork
+        self.fork = fork if namespaces is None else namespaces.fork
+        self.namespaces = namespaces
         self.session = None
         self.memory_kills = _memory_kills()
         self.null = keep(os.open("/dev/null", os.O_RDWR))
@@ -45,7 +46,7 @@ class Slot:
         users.kill()
         users.wait_until_gone()
         self._clean()
-        if install_filter is not None:
+        if install_filter is not None and namespaces is None:
             install_filter()
         os.environ.clear()
         os.environ.update(confine.environment(self.folder))
@@ -144,8 +145,10 @@ class Slot:
             checking = self.fork()
             if checking == 0:
                 try:
+                    self._isolate(self.users.checker)
                     confine.detach(bounds, (self.null, self.null, self.null, payloads[1], result, ours), "/")
                     self.users.become_checker(bounds)
+                    self._close()
                     checker.run(seed)
                 except BaseException as error:
                     os.pwrite(RESULT, json.dumps({"fatal": submission.describe(error)}).encode(), 0)
@@ -172,8 +175,10 @@ class Slot:
         if pid:
             return pid
         try:
+            self._isolate(self.users.submission)
             confine.detach(bounds, descriptors, self.folder)
             self.users.become_submission(bounds)
+            self._close()
             submission.run(mode, lengths, bounds, seed)
         except BaseException as error:
             try:
@@ -182,6 +187,14 @@ class Slot:
                 pass
         finally:
             os._exit(120)
+
+    def _isolate(self, user):
+        if self.namespaces is not None:
+            self.namespaces.isolate(user)
+
+    def _close(self):
+        if self.namespaces is not None:
+            self.namespaces.close()
 
     def _wait(self, pid, deadline):
         """Until the process ends, the deadline passes, or the host hangs up: "ended", "late" or "dropped"."""

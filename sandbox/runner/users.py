@@ -102,7 +102,7 @@ class Single:
 
     def __init__(self, *, is_alone):
         self.is_alone = is_alone
-        self.user = os.getuid()
+        self.submission = self.checker = os.getuid()
 
     def prepare(self, folder):
         confine.hide_memory()
