@@ -13,7 +13,8 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from rlvr.errors import ConfigError
 
-# None, bool, int, float, str, bytes, complex, Decimal, Fraction, range; list, tuple, set, dict and deque of these.
+# None, bool, int, float, str, bytes, complex, Decimal, Fraction, range, a builtin type itself (`int`); list, tuple, set, dict
+# and deque of these.
 Plain: TypeAlias = Any
 
 

@@ -20,6 +20,10 @@ from rlvr.types import JSON
 MAX_DEPTH = 104
 MAX_COLLISIONS = 64
 LARGEST_JSON_INT = 10**300
+TYPES = {
+    kind.__name__: kind
+    for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, type(None))
+}
 
 
 class NotPlainError(ValueError):
@@ -71,6 +75,8 @@ def encode(value: Plain, depth: int = 0) -> JSON:
         return {"~": "Decimal", "v": str(value)}
     if kind is Fraction:
         return {"~": "Fraction", "v": [encode(value.numerator), encode(value.denominator)]}
+    if isinstance(value, type) and TYPES.get(value.__name__) is value:
+        return {"~": "type", "v": value.__name__}
     raise NotPlainError(f"a value of type {kind.__name__} cannot be passed to a submission; only plain data can")
 
 
@@ -132,6 +138,8 @@ def _decode_exact(tag: str, body: Any, depth: int) -> Plain:
             return Decimal(body if len(body) <= 10_000 else "")
         except InvalidOperation as error:
             raise NotPlainError("not a decimal number") from error
+    if tag == "type":
+        return TYPES[body]
     raise NotPlainError(f"unknown tag {str(tag)[:40]!r}")
 
 

@@ -56,6 +56,11 @@ def encode(value, references=None, depth=0):
     return _encode_other(value, kind, references, depth)
 
 
+# The builtin types themselves (`int`, not one of its values): tests pass them, as in f([1, "a"], int).
+_TYPES = {
+    kind.__name__: kind
+    for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, type(None))
+}
 _SEQUENCES = {tuple: "tuple", set: "set", frozenset: "frozenset", collections.deque: "deque"}
 _SCALARS = {
     bytes: lambda value: {"~": "bytes", "v": value.hex()},
@@ -82,6 +87,8 @@ _PLAIN_OF = (
 
 
 def _encode_other(value, kind, references, depth):
+    if kind is type and _TYPES.get(value.__name__) is value:
+        return {"~": "type", "v": value.__name__}
     for base, plain in _PLAIN_OF:
         if issubclass(kind, base):
             return encode(plain(value), references, depth)
@@ -156,4 +163,5 @@ _READERS = {
     "Decimal": lambda body: decimal.Decimal(str(body)),
     "Fraction": lambda body: fractions.Fraction(decode(body[0]), decode(body[1])),
     "ndarray": _array,
+    "type": _TYPES.__getitem__,
 }
