@@ -20,7 +20,7 @@ from rlvr.types import JSON
 MAX_DEPTH = 104
 MAX_COLLISIONS = 64
 LARGEST_JSON_INT = 10**300
-TYPES = {
+TYPES: dict[str, Any] = {
     kind.__name__: kind
     for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, type(None))
 }
