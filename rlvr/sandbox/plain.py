@@ -19,11 +19,13 @@ from rlvr.types import JSON
 
 MAX_DEPTH = 104
 MAX_COLLISIONS = 64
+MAX_FRACTION_BITS = 65_536
 LARGEST_JSON_INT = 10**300
 TYPES: dict[str, Any] = {
     kind.__name__: kind
     for kind in (bool, int, float, complex, str, bytes, bytearray, list, tuple, dict, set, frozenset, range, type(None))
 }
+_TYPE_NAMES = {id(kind): name for name, kind in TYPES.items()}
 
 
 class NotPlainError(ValueError):
@@ -75,8 +77,8 @@ def encode(value: Plain, depth: int = 0) -> JSON:
         return {"~": "Decimal", "v": str(value)}
     if kind is Fraction:
         return {"~": "Fraction", "v": [encode(value.numerator), encode(value.denominator)]}
-    if isinstance(value, type) and TYPES.get(value.__name__) is value:
-        return {"~": "type", "v": value.__name__}
+    if (name := _TYPE_NAMES.get(id(value))) is not None:
+        return {"~": "type", "v": name}
     raise NotPlainError(f"a value of type {kind.__name__} cannot be passed to a submission; only plain data can")
 
 
