@@ -17,6 +17,7 @@ from rlvr.sandbox.owner import LABEL, LABEL_OWNER, LABEL_POOL, owner_is_alive
 if TYPE_CHECKING:
     from docker import DockerClient
 
+LABEL_STAGE = "org.rlvr.sandbox.stage"
 SOCKET_FOLDERS = "rlvr-sandbox-"
 # A container exists for a moment before it is started, also on machines whose processes cannot be asked for from here.
 SETTLED_S = 120.0
@@ -123,4 +124,7 @@ def _remove_old_images(client: DockerClient) -> tuple[str, ...]:
                     raise
             else:
                 removed.append(tag)
+        # What the Dockerfile's first stage leaves, which has no name.
+        stages = client.images.prune(filters={"dangling": True, "label": LABEL_STAGE})["ImagesDeleted"] or ()
+        removed += [str(stage["Deleted"]) for stage in stages if "Deleted" in stage]
     return tuple(removed)
