@@ -30,6 +30,7 @@ VERBS = {
     "report": "write the report of a run",
     "explain": "print an algorithm as a formula with every constant, or compute it on a toy batch",
     "plugins": "list verifiers, environments, engines and algorithms, and where they come from",
+    "sandbox": "where code is verified: build, status, prune, test, serve",
     "doctor": "check this machine: versions, device, threads, disk, extras",
 }
 
