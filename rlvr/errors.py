@@ -9,6 +9,7 @@ RlvrError
 │   │   └── ContextFullError  the prompt leaves no room for an answer
 │   ├── ToolError
 │   └── SandboxError
+├── CallError         a tool refused a call; the model is told, and the rollout goes on
 ├── VerifierError     our grading failed; recorded as a verdict without a score
 ├── CheckpointError   a model or checkpoint cannot be read or written
 ├── TrainingError     the update cannot go on (NaN loss, too many unscored rollouts)
@@ -55,6 +56,18 @@ class ToolError(RolloutError):
 
 class SandboxError(RolloutError):
     """The sandbox failed (not the program that ran in it)."""
+
+
+class CallError(RlvrError):
+    """A tool could not do what the model asked; the model is told (never an infrastructure failure).
+
+    `output` is what it is told where that is more than the message, such as what was printed before; `is_timeout`: time was up.
+    """
+
+    def __init__(self, message: str, *, output: str = "", is_timeout: bool = False) -> None:
+        super().__init__(message)
+        self.output = output
+        self.is_timeout = is_timeout
 
 
 class VerifierError(RlvrError):

@@ -15,11 +15,27 @@ JSON: TypeAlias = Any  # str | int | float | bool | None | list[JSON] | dict[str
 
 
 @dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """A call that an assistant's message asks for, once it could be read. `id` ties a tool's message to it."""
+
+    name: str
+    arguments: Mapping[str, JSON]
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One chat message. `role` is system, user, assistant or tool."""
+    """One chat message. `role` is system, user, assistant or tool.
+
+    `content` is the whole text, the calls in it included; `calls` is what was read from an assistant's message, for templates and
+    servers that want calls apart. A tool's message names the call that it answers (`call_id`) and the tool (`name`).
+    """
 
     role: str
     content: str
+    calls: tuple[FunctionCall, ...] = ()
+    call_id: str = ""
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,17 +74,24 @@ class Completion:
     """What one engine call returned: `token_ids[n]` and their `logprobs[n]` under the sampling distribution.
 
     The end-of-sequence token, where the model sampled one, is the last of `token_ids`.
-    `policy_version` counts the weight updates that the engine had received.
+    `policy_version` counts the weight updates that the engine had received. `reported_tokens` is set where a server only
+    told the number of tokens.
     """
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish_reason: FinishReason
     policy_version: int = 0
+    reported_tokens: int | None = None
 
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.logprobs):
             raise ValueError(f"{len(self.token_ids)} token_ids, but {len(self.logprobs)} logprobs")
+
+    @property
+    def sampled_tokens(self) -> int:
+        """How many tokens were sampled, the end-of-sequence token included."""
+        return len(self.token_ids) if self.reported_tokens is None else self.reported_tokens
 
 
 class Engine(Protocol):
@@ -83,14 +106,50 @@ class Engine(Protocol):
         ...
 
 
+class CallStatus(StrEnum):
+    """What became of a tool call. None of these is our fault: a tool whose infrastructure fails ends the rollout unscored."""
+
+    OK = "ok"
+    FAILED = "failed"  # the tool ran and refused, or the code in it raised
+    TIMED_OUT = "timed_out"
+    MALFORMED = "malformed"  # not a call that can be read: bad JSON, a tag that is not closed
+    UNKNOWN_TOOL = "unknown_tool"
+    BAD_ARGUMENTS = "bad_arguments"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """One call of a rollout and what became of it; what the model was told stands in the turn's replies, in the same order.
+
+    `name` and `arguments` are as far as they could be read. `is_truncated`: the model was shown only a part of the output.
+    """
+
+    name: str
+    arguments: JSON
+    status: CallStatus
+    elapsed_s: float = 0.0
+    is_truncated: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One engine call inside a rollout: `prompt_ids[m]` is the whole context that the engine saw."""
+    """One engine call inside a rollout: `prompt_ids[m]` is the whole context that the engine saw.
+
+    What the environment answered is in `replies`, as messages, or in `inline`, as text inside the assistant's own message,
+    which the next turn then continues (empty: it continues with nothing added).
+    """
 
     prompt_ids: tuple[int, ...]
     completion: Completion
     message: Message
     replies: tuple[Message, ...] = ()
+    inline: str | None = None
+    calls: tuple[ToolCall, ...] = ()
+
+    @property
+    def answers(self) -> tuple[Message, ...]:
+        """What the environment said after this turn, as messages, for whoever shows a rollout."""
+        return self.replies if not self.inline else (Message("tool", self.inline.strip("\n")),)
 
 
 class Outcome(StrEnum):
@@ -151,6 +210,8 @@ class Stop(StrEnum):
     LENGTH = "length"  # truncated by max_tokens or the context
     ENV = "env"  # the environment ended the conversation
     MAX_TURNS = "max_turns"
+    MAX_CALLS = "max_calls"  # the model asked for more tool calls than it has
+    WALL_TIME = "wall_time"  # tools and environment took longer than they may
     ERROR = "error"  # our fault; `Rollout.error` says what
 
 
@@ -188,8 +249,16 @@ class Rollout:
 
     @property
     def response(self) -> str:
-        """The text of the last assistant message; empty if there is none."""
-        return self.turns[-1].message.content if self.turns else ""
+        """What the model wrote as its last message; empty if there is none.
+
+        A message that tools answered inside it has several turns: their texts are joined, without what the tools said.
+        """
+        parts: list[str] = []
+        for turn in reversed(self.turns):
+            if parts and turn.inline is None:
+                break
+            parts.append(turn.message.content)
+        return "".join(reversed(parts))
 
     @property
     def verdict(self) -> Verdict | None:
@@ -208,8 +277,13 @@ class Rollout:
 
     @property
     def completion_tokens(self) -> int:
-        """Tokens that the policy sampled, over all turns."""
-        return sum(len(turn.completion.token_ids) for turn in self.turns)
+        """Tokens that the policy sampled, over all turns; what tools and environments said does not count."""
+        return sum(turn.completion.sampled_tokens for turn in self.turns)
+
+    @property
+    def calls(self) -> tuple[ToolCall, ...]:
+        """Every tool call, in order."""
+        return tuple(call for turn in self.turns for call in turn.calls)
 
     @property
     def is_truncated(self) -> bool:

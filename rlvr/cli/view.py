@@ -146,7 +146,7 @@ def _rollout(stored: StoredRollout, *, is_full: bool) -> Iterator[RenderableType
     yield Text.assemble("\n", (outcome, f"bold {_COLOURS.get(outcome, 'yellow')}"), ("  " + " · ".join(facts), "dim"))
     for turn in rollout.turns:
         yield _message(turn.message, is_full=is_full)
-        for reply in turn.replies:
+        for reply in turn.answers:
             yield _message(reply, is_full=is_full)
     yield from _verdicts(rollout)
 

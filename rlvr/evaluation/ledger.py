@@ -6,14 +6,28 @@ import gzip
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import BufferedWriter
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
 from rlvr.errors import EvaluationError, boundary
-from rlvr.types import JSON, Completion, FinishReason, Message, Outcome, Problem, Rollout, Stop, Turn, Verdict
+from rlvr.types import (
+    JSON,
+    CallStatus,
+    Completion,
+    FinishReason,
+    FunctionCall,
+    Message,
+    Outcome,
+    Problem,
+    Rollout,
+    Stop,
+    ToolCall,
+    Turn,
+    Verdict,
+)
 
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -53,7 +67,7 @@ def rollout_from_json(row: Mapping[str, Any]) -> Rollout:
     """
     with boundary(EvaluationError, "a stored rollout cannot be read"):
         problem = row["problem"]
-        prompt = tuple(Message(**message) for message in problem["prompt"])
+        prompt = tuple(map(_message_from_json, problem["prompt"]))
         return Rollout(
             Problem(problem["id"], prompt, problem["answer"], problem["metadata"]),
             row["sample_index"],
@@ -155,12 +169,21 @@ def _open_text(path: Path) -> TextIO:
 
 
 def _message_to_json(message: Message) -> dict[str, JSON]:
-    return {"role": message.role, "content": message.content}
+    row: dict[str, JSON] = {"role": message.role, "content": message.content}
+    if message.calls:
+        row["calls"] = [{"name": call.name, "arguments": dict(call.arguments), "id": call.id} for call in message.calls]
+    row |= {"call_id": message.call_id} if message.call_id else {}
+    return row | ({"name": message.name} if message.name else {})
+
+
+def _message_from_json(row: Mapping[str, Any]) -> Message:
+    calls = tuple(FunctionCall(**call) for call in row.get("calls", ()))
+    return Message(row["role"], row["content"], calls, row.get("call_id", ""), row.get("name", ""))
 
 
 def _turn_to_json(turn: Turn) -> dict[str, JSON]:
     completion = turn.completion
-    return {
+    row: dict[str, JSON] = {
         "prompt_ids": turn.prompt_ids,
         "completion": {
             "token_ids": completion.token_ids,
@@ -171,6 +194,11 @@ def _turn_to_json(turn: Turn) -> dict[str, JSON]:
         "message": _message_to_json(turn.message),
         "replies": [_message_to_json(message) for message in turn.replies],
     }
+    # Left out where there is nothing to say: most rollouts have no tools.
+    if completion.reported_tokens is not None:
+        row["completion"]["reported_tokens"] = completion.reported_tokens
+    row |= {"inline": turn.inline} if turn.inline is not None else {}
+    return row | ({"calls": [asdict(call) for call in turn.calls]} if turn.calls else {})
 
 
 def _turn_from_json(row: Mapping[str, Any]) -> Turn:
@@ -182,9 +210,12 @@ def _turn_from_json(row: Mapping[str, Any]) -> Turn:
             tuple(completion["logprobs"]),
             FinishReason(completion["finish_reason"]),
             completion["policy_version"],
+            completion.get("reported_tokens"),
         ),
-        Message(**row["message"]),
-        tuple(Message(**message) for message in row["replies"]),
+        _message_from_json(row["message"]),
+        tuple(map(_message_from_json, row["replies"])),
+        row.get("inline"),
+        tuple(ToolCall(**{**call, "status": CallStatus(call["status"])}) for call in row.get("calls", ())),
     )
 
 

@@ -56,7 +56,7 @@ def _article(kind: str, stored: StoredRollout) -> str:
     header += "".join(f"<span>{printable_html(fact)}</span>" for fact in facts)
     messages = [*rollout.problem.prompt]
     for turn in rollout.turns:
-        messages += [turn.message, *turn.replies]
+        messages += [turn.message, *turn.answers]
     turns = "".join(_message(message) for message in messages)
     return f'<article class="card"><header>{header}</header>{turns}<div class="verdict">{_verdicts(rollout)}</div></article>'
 

@@ -11,7 +11,20 @@ from collections.abc import Mapping
 from typing import Any
 
 from rlvr.errors import VerifierError, boundary
-from rlvr.types import JSON, Completion, FinishReason, Message, Outcome, Problem, Rollout, Stop, Turn, Verdict
+from rlvr.types import (
+    JSON,
+    CallStatus,
+    Completion,
+    FinishReason,
+    Message,
+    Outcome,
+    Problem,
+    Rollout,
+    Stop,
+    ToolCall,
+    Turn,
+    Verdict,
+)
 
 MAX_FRAME_BYTES = 256 * 2**20
 HEADER_BYTES = 4
@@ -71,7 +84,9 @@ def rollout_to_json(rollout: Rollout) -> dict[str, JSON]:
                 "message": [turn.message.role, turn.message.content],
                 "replies": [[message.role, message.content] for message in turn.replies],
                 "finish": turn.completion.finish_reason,
-                "tokens": len(turn.completion.token_ids),
+                "tokens": turn.completion.sampled_tokens,
+                "inline": turn.inline,
+                "calls": [[call.name, call.arguments, call.status, call.elapsed_s, call.is_truncated] for call in turn.calls],
             }
             for turn in rollout.turns
         ],
@@ -87,6 +102,8 @@ def rollout_from_json(data: Mapping[str, Any]) -> Rollout:
             completion=Completion((NO_TOKEN,) * turn["tokens"], (0.0,) * turn["tokens"], FinishReason(turn["finish"])),
             message=Message(*turn["message"]),
             replies=tuple(Message(*reply) for reply in turn["replies"]),
+            inline=turn.get("inline"),
+            calls=tuple(ToolCall(name, said, CallStatus(status), *rest) for name, said, status, *rest in turn.get("calls", ())),
         )
         for turn in data["turns"]
     ]
