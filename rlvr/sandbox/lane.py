@@ -83,6 +83,7 @@ class Lane:
         self._waiting: FairQueue[_Waiter] = FairQueue()
         self._last_error: SandboxError | None = None
         self._is_closed = False
+        self._retiring: list[threading.Thread] = []
 
     @property
     def capacity(self) -> int:
@@ -141,7 +142,10 @@ class Lane:
         for other in (slot, *retired):
             other.disconnect()
         if is_current:
-            threading.Thread(target=self._stop_when_drained, args=(slot.box,), daemon=True).start()
+            thread = threading.Thread(target=self._stop_when_drained, args=(slot.box,), daemon=True)
+            with self._lock:
+                self._retiring = [other for other in self._retiring if other.is_alive()] + [thread]
+            thread.start()
 
     def recover(self, slot: Slot) -> bool:
         """After a lost connection: give the slot back if its box still serves it, else replace the box. True: it serves."""
@@ -165,6 +169,8 @@ class Lane:
             slot.disconnect()
         for box in boxes:
             box.stop()
+        for thread in self._retiring:
+            thread.join()
 
     # -- waiting
 
@@ -263,11 +269,10 @@ class Lane:
             return False
         return answer.get("st") == "pong"
 
-    @staticmethod
-    def _stop_when_drained(box: Box, patience_s: float = 660.0) -> None:
+    def _stop_when_drained(self, box: Box, patience_s: float = 660.0) -> None:
         """Executions that still run in a retired box may finish: none takes longer than the largest limit."""
         deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline and box.is_alive() and _in_use(box):
+        while time.monotonic() < deadline and not self._is_closed and box.is_alive() and _in_use(box):
             time.sleep(0.05)
         box.stop()
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -62,11 +60,13 @@ class LocalBox:
         for lifeline in self._lifelines:
             lifeline.close()
         for process in self._processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGKILL)
+            process.terminate()
         for process in self._processes:
-            with contextlib.suppress(subprocess.TimeoutExpired):
+            try:
                 process.wait(STOP_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
         self._log.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 

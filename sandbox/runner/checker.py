@@ -8,6 +8,7 @@ import builtins
 import json
 import os
 import random
+import signal
 import struct
 
 from .values import decode, encode
@@ -242,6 +243,7 @@ def _described(error):
 def run(seed):
     """Never returns: the checking child's whole life after it has dropped its rights."""
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         random.seed(seed)
         wanted = json.loads(os.pread(PAYLOAD, os.fstat(PAYLOAD).st_size, 0))
         os.close(PAYLOAD)

@@ -3,9 +3,10 @@
 import ctypes
 import os
 import resource
+import signal
 import sys
 
-_PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 4, 36, 38
+_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 36, 38
 _MAX_FD = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -88,6 +89,11 @@ def detach(bounds, descriptors, folder):
 def limit_processes(bounds):
     """After the user has changed: the limit counts the processes of a user."""
     _limit(resource.RLIMIT_NPROC, bounds.processes, bounds.processes)
+
+
+def die_with_parent():
+    """A server without its supervisor is of no use to anybody."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 def hide_memory():

@@ -30,7 +30,8 @@ STANDARD = (
 SCIENCE = ("numpy", "sympy")
 USERS_PER_SLOT = 3
 FIRST_LIFELINE_S = 60.0
-LINGER_S = 2.0
+LINGER_S = 0.5
+END_S = 2.0
 
 
 def main():
@@ -95,6 +96,9 @@ def _slot_main(number, accept, *, options, fork, install):
     folder = os.path.join(options.work, str(number))
     namespaces = Namespaces(fork, folder, install) if options.namespaces else None
     slot = Slot(users, folder, fork, install, namespaces)
+    if options.listen is not None:
+        confine.die_with_parent()  # changing users, which making the slot may take, has cleared it
+    signal.signal(signal.SIGTERM, lambda *_: slot.end())
     for reader, writer in accept():
         try:
             slot.serve(reader, writer)
@@ -134,6 +138,7 @@ class _Supervisor:
         self.options = options
         self.make = make
         self.children = {}
+        self.is_ending = False
         self.listeners = [self._listen(str(number)) for number in range(options.slots)]
         self.lifeline = self._listen("life")
         self.hosts = {}
@@ -155,7 +160,7 @@ class _Supervisor:
             self._start(number)
         signal.set_wakeup_fd(wake_writer, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
-        signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+        signal.signal(signal.SIGTERM, self._request_end)
         poll = select.poll()
         poll.register(wake_reader, select.POLLIN)
         poll.register(self.lifeline, select.POLLIN)
@@ -174,8 +179,24 @@ class _Supervisor:
                     self.hosts.pop(fd).close()
                     deadline = time.monotonic() + LINGER_S if not self.hosts else None
             self._reap()
-            if deadline is not None and time.monotonic() > deadline:
-                os._exit(0)
+            if self.is_ending or (deadline is not None and time.monotonic() > deadline):
+                self._end()
+
+    def _end(self):
+        """Outside a container nothing ends the slots but this."""
+        for pid in self.children:
+            os.kill(pid, signal.SIGTERM)
+        deadline = time.monotonic() + END_S
+        while time.monotonic() < deadline:
+            try:
+                if not os.waitpid(-1, os.WNOHANG)[0]:
+                    time.sleep(0.005)
+            except ChildProcessError:
+                break
+        os._exit(0)
+
+    def _request_end(self, number, frame):
+        self.is_ending = True
 
     def _reap(self):
         while True:
@@ -197,6 +218,7 @@ class _Supervisor:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            confine.die_with_parent()
             listener = socket.socket(fileno=keep(self.listeners[number].detach()))
             for other in (*self.listeners, self.lifeline, *self.hosts.values()):
                 other.close()

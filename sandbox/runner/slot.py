@@ -112,6 +112,11 @@ class Slot:
             return self._run_checks(header, payloads)
         return self._run(header, payloads)
 
+    def end(self):
+        """Never returns: the whole service ends."""
+        self.users.kill()
+        os._exit(0)
+
     # -- one execution
 
     def _run(self, header, payloads):

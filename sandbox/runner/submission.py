@@ -243,6 +243,7 @@ def run(mode, lengths, bounds, seed):
     """Never returns: the child's whole life after it has dropped its rights."""
     code = 120
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         random.seed(seed)
         code = MODES[mode](lengths, bounds)
     except SystemExit as exit_:
