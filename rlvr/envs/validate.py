@@ -3,8 +3,8 @@
 For every problem: a response made from the gold answer passes the task's own verifier, an empty response does not, and
 the gold response of another problem does not. A verifier that grades the form (constraints, layout) is another matter: a
 response to one problem may well fit another, and where none is known that must pass, the verifier only has to be able to grade,
-and the report counts these problems. For every split: ids are distinct and prompts have text; no test prompt is
-also a training prompt.
+and the report counts these problems; so does one that runs tests for which no reference program is known. For every split:
+ids are distinct and prompts have text; no test prompt is also a training prompt.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def grades_form(task: Task) -> bool:
 
 def gold_response(task: Task, problem: Problem) -> str | None:
     """A response that says the gold answer in the form that the task's first verifier reads; None where none is known, which
-    only a verifier that grades the form allows.
+    only a verifier that grades the form allows, or one that runs tests.
+
+    For tests it is the reference program in `metadata["solution"]`.
 
     Raises:
         TaskError: the gold answer is neither text nor a number, and the adapter has no `gold_response` of its own.
@@ -108,6 +110,10 @@ def gold_response(task: Task, problem: Problem) -> str | None:
         return made
     if grades_form(task):
         return None
+    if task.verifiers[0].name == "code":
+        solution = problem.metadata.get("solution")
+        language = task.verifiers[0].args.get("language", "python")
+        return f"```{language}\n{solution}\n```" if isinstance(solution, str) else None
     if isinstance(problem.answer, bool) or not isinstance(problem.answer, str | int | float):
         raise TaskError(f"task {task.name}, problem {problem.id}: the gold answer is no text; give the adapter a gold_response")
     if task.verifiers[0].args.get("extract") == "answer_tag":
