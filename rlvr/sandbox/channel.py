@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import socket
 import struct
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
 from rlvr.types import JSON
 
 MAX_BLOB_BYTES = 64 << 20
+MAX_HEADER_BYTES = 1 << 16
 
 
 class ChannelLostError(Exception):
@@ -52,24 +54,30 @@ class Frames:
         data = json.dumps(header).encode()
         self.channel.send(b"".join((struct.pack("!I", len(data)), data, *(part for payload in payloads for part in payload))))
         (length,) = struct.unpack("!I", self._take(4, deadline_s))
-        if length > MAX_BLOB_BYTES:
+        if length > MAX_HEADER_BYTES:
             raise ChannelLostError(f"an answer's header of {length} bytes")
         try:
             answer = json.loads(self._take(length, deadline_s))
-            sizes = [int(size) for size in answer["b"]] if "b" in answer else []
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, RecursionError) as error:
             raise ChannelLostError(f"an answer that cannot be read: {error}") from error
+        sizes = answer.get("b", []) if isinstance(answer, dict) else None
+        if not isinstance(sizes, list) or not all(type(size) is int and size >= 0 for size in sizes):
+            raise ChannelLostError("an answer that cannot be read: it is no object with the lengths of its parts")
         if sum(sizes) > MAX_BLOB_BYTES:
             raise ChannelLostError(f"an answer of {sum(sizes)} bytes")
         return answer, [self._take(size, deadline_s) for size in sizes]
 
     def _take(self, count: int, deadline_s: float) -> bytes:
+        """The next `count` bytes; all of them within `deadline_s`, however slowly they come."""
         if len(self._buffer) < count:
             parts, have = [self._buffer], len(self._buffer)
+            end = time.monotonic() + deadline_s
             while have < count:
                 part = self.channel.receive(deadline_s)
                 parts.append(part)
                 have += len(part)
+                if time.monotonic() > end and have < count:
+                    raise ChannelLostError(f"only a part of an answer within {deadline_s:.1f} s")
             self._buffer = b"".join(parts)
         taken, self._buffer = self._buffer[:count], self._buffer[count:]
         return taken

@@ -106,7 +106,8 @@ def _decode(data: JSON, depth: int) -> Plain:
     if tag is None:
         return {key: _decode(item, depth + 1) for key, item in data.items()}
     if tag in ("opaque", "ref", "ndarray"):
-        return Opaque(str(data.get("c", tag))[:80])
+        name = data.get("c")
+        return Opaque(name[:80].encode("utf-8", "replace").decode() if type(name) is str else tag)
     body = data["v"]
     if tag == "dict":
         pairs = [(_decode(key, depth + 1), _decode(item, depth + 1)) for key, item in body]
@@ -124,25 +125,34 @@ def _decode(data: JSON, depth: int) -> Plain:
     if tag in ("bytes", "bytearray"):
         return bytes.fromhex(body) if tag == "bytes" else bytearray.fromhex(body)
     if tag == "complex":
-        return complex(_decode(body[0], depth + 1), _decode(body[1], depth + 1))
+        return complex(*_parts(body, 2, (int, float)))
     if tag == "range":
-        return range(int(body[0]), int(body[1]), int(body[2]))
-    return _decode_exact(tag, body, depth)
+        return range(*_parts(body, 3, (int,)))
+    return _decode_exact(tag, body)
 
 
-def _decode_exact(tag: str, body: Any, depth: int) -> Plain:
+def _decode_exact(tag: str, body: Any) -> Plain:
     if tag == "Fraction":
-        if len(str(body)) > 20_000:  # reducing it takes quadratic time
+        # Of whole numbers only: Fraction("1e999999999") would compute that power. Reducing long ones takes quadratic time.
+        numbers = _parts(body, 2, (int,))
+        if max(number.bit_length() for number in numbers) > MAX_FRACTION_BITS:
             raise NotPlainError("a fraction is too long")
-        return Fraction(_decode(body[0], depth + 1), _decode(body[1], depth + 1))
+        return Fraction(*numbers)
     if tag == "Decimal":
         try:
-            return Decimal(body if len(body) <= 10_000 else "")
+            return Decimal(body if type(body) is str and len(body) <= 10_000 else "")
         except InvalidOperation as error:
             raise NotPlainError("not a decimal number") from error
     if tag == "type":
         return TYPES[body]
     raise NotPlainError(f"unknown tag {str(tag)[:40]!r}")
+
+
+def _parts(body: JSON, count: int, kinds: tuple[type, ...]) -> list[Any]:
+    parts = [_decode(part, MAX_DEPTH) for part in body]
+    if len(parts) != count or not all(type(part) in kinds for part in parts):
+        raise NotPlainError("not the parts of a number")
+    return parts
 
 
 _SEQUENCES: dict[str, Any] = {"tuple": tuple, "set": set, "frozenset": frozenset, "deque": deque}

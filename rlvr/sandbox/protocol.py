@@ -27,6 +27,7 @@ from rlvr.sandbox.plain import NotPlainError, Opaque, decode, encode
 from rlvr.types import JSON
 
 MAX_JOB_BYTES = 48 << 20
+MAX_NODES = 1_000_000  # of JSON in one result
 _SCIENCE = re.compile(r"^\s*(?:import|from)\s+(?:numpy|sympy|mpmath|scipy|pandas)\b", re.MULTILINE)
 
 
@@ -89,32 +90,50 @@ def execution(job: Job, nonce: str, answer: dict[str, JSON], blobs: list[bytes],
     """What the slot's answer says about the job.
 
     Raises:
-        SandboxError: the checking process failed by itself (its result is missing or carries another nonce).
+        SandboxError: the answer makes no sense, or the checking process failed by itself (its result is missing or carries
+            another nonce).
     """
-    result, stdout, stderr = blobs
-    code = int(answer["code"])
-    common: dict[str, Any] = {
-        "exit_code": max(code, 0),
-        "signal": max(-code, 0),
-        "stdout": stdout,
-        "stdout_bytes": int(answer["out"]),
-        "stderr": stderr,
-        "wall_s": float(answer["wall"]),
-        "cpu_s": float(answer["cpu"]),
-        "peak_memory_mb": round(int(answer["rss"]) / 1024, 1),
-        "image": image,
-    }
-    status = _STATUS[answer["st"]]
+    try:
+        result, stdout, stderr = blobs
+        code = _whole(answer["code"])
+        status = _STATUS[answer["st"]]
+        common: dict[str, Any] = {
+            "exit_code": max(code, 0),
+            "signal": max(-code, 0),
+            "stdout": stdout,
+            "stdout_bytes": _whole(answer["out"]),
+            "stderr": stderr,
+            "wall_s": _seconds(answer["wall"]),
+            "cpu_s": _seconds(answer["cpu"]),
+            "peak_memory_mb": round(_whole(answer["rss"]) / 1024, 1),
+            "image": image,
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise SandboxError(f"the sandbox's slot answered nonsense ({error}): {str(answer)[:200]}") from error
     if isinstance(job, Checks):
         return _checked(status, result, nonce, common)
-    lines = _lines(result) if isinstance(job, Program | Calls) else []
-    failure = next((_failure(line["fatal"]) for line in lines if "fatal" in line), None)
     if isinstance(job, Compile):
         return Execution(status, binary=result if code == 0 else b"", failure=_compiler_failure(code, stderr), **common)
+    if not isinstance(job, Program | Calls):
+        return Execution(status, **common)
+    lines = _lines(result, len(job.calls) if isinstance(job, Calls) else 0)
+    failure = next((failure_of(line["fatal"]) for line in lines if "fatal" in line), None)
     if failure is not None and failure.kind == "MemoryError" and status is Status.EXITED:
         status = Status.OUT_OF_MEMORY
-    returned = tuple(_returned(line) for line in lines if "fatal" not in line) if isinstance(job, Calls) else ()
+    returned = tuple(_returned(line) for line in lines if "fatal" not in line)[: len(job.calls)] if isinstance(job, Calls) else ()
     return Execution(status, failure=failure, returned=returned, **common)
+
+
+def _whole(value: JSON) -> int:
+    if type(value) is not int or abs(value) > 1 << 62:
+        raise ValueError("a count is no whole number")
+    return value
+
+
+def _seconds(value: JSON) -> float:
+    if type(value) not in (int, float) or not 0 <= value < 1e9:
+        raise ValueError("a time is no number of seconds")
+    return float(value)
 
 
 _STATUS = {
@@ -143,31 +162,50 @@ def _checks(job: Checks, nonce: str) -> bytes:
     return json.dumps(wanted).encode()
 
 
-def _lines(result: bytes) -> list[dict[str, JSON]]:
-    """The result's JSON lines, up to the first that is none: a killed submission may leave half a line."""
+def _lines(result: bytes, calls: int) -> list[dict[str, JSON]]:
+    """The result's first JSON lines, up to the first that is none: a killed submission may leave half a line.
+
+    A submission may write as many lines as it likes, and as much JSON: what would take our process seconds is not read.
+    """
     lines: list[dict[str, JSON]] = []
-    for text in result.split(b"\n"):
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
+    nodes = 0
+    for text in result.split(b"\n", calls + 1)[: calls + 1]:
+        nodes += sum(map(text.count, (b",", b"[", b"{")))
+        if nodes > MAX_NODES:
+            lines.append({"e": {"kind": "ValueError", "message": f"it returned more than {MAX_NODES} values"}})
             break
+        line = read_json(text)
         if not isinstance(line, dict):
             break
         lines.append(line)
     return lines
 
 
-def _failure(described: JSON) -> Failure:
+def read_json(text: bytes) -> JSON:
+    """What hostile bytes say as JSON; None where they are none."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def failure_of(described: JSON) -> Failure:
+    """A failure in a submission's words: text that can be written to a file, and not much of it."""
     if not isinstance(described, dict):
         return Failure("Exception", "")
-    return Failure(str(described.get("kind", "Exception"))[:80], str(described.get("message", ""))[:500])
+    return Failure(text_of(described.get("kind"), 80) or "Exception", text_of(described.get("message"), 500))
+
+
+def text_of(value: JSON, limit: int) -> str:
+    """Hostile text, cut, and without halves of surrogate pairs, which no file takes; "" for what is no text."""
+    return value[:limit].encode("utf-8", "replace").decode() if isinstance(value, str) else ""
 
 
 def _returned(line: dict[str, JSON]) -> Returned:
     if "late" in line:
         return Returned(failure=Failure("TimeoutError", "the call took longer than its limit"))
     if "e" in line:
-        return Returned(failure=_failure(line["e"]))
+        return Returned(failure=failure_of(line["e"]))
     try:
         return Returned(value=decode(line.get("v")))
     except NotPlainError as error:
@@ -183,20 +221,24 @@ def _compiler_failure(code: int, stderr: bytes) -> Failure | None:
 
 
 def _checked(status: Status, result: bytes, nonce: str, common: dict[str, JSON]) -> Execution:
-    try:
-        verdict = json.loads(result)
-    except ValueError:
-        verdict = {}
+    verdict = read_json(result)
     if status is not Status.EXITED and not verdict:
         return Execution(status, **common)  # the time ran out, or memory did: no verdict, so nothing passed
+    if not isinstance(verdict, dict):
+        verdict = {}
     if verdict.get("nonce") != nonce:
-        fatal = _failure(verdict.get("fatal", {"kind": "no verdict", "message": f"exit code {common['exit_code']}"}))
+        fatal = failure_of(verdict.get("fatal", {"kind": "no verdict", "message": f"exit code {common['exit_code']}"}))
         if fatal.kind == "MemoryError":
             return Execution(Status.OUT_OF_MEMORY, failure=fatal, **common)
         raise SandboxError(f"the checking process failed: {fatal.kind}: {fatal.message}")
-    if not verdict["checked"]:
-        failure = _failure(verdict["fatal"]) if verdict["fatal"] else None
-        return Execution(status, failure=failure, is_checked=False, unsupported=verdict["unsupported"], **common)
-    failures = tuple(None if item is None else _failure(item) for item in verdict["failures"])
-    passed = tuple(bool(item) for item in verdict["passed"])
-    return Execution(status, passed=passed, check_failures=failures, unsupported=verdict["unsupported"], **common)
+    unsupported = text_of(verdict.get("unsupported"), 500)
+    if verdict.get("checked") is not True:
+        failure = failure_of(verdict["fatal"]) if verdict.get("fatal") else None
+        return Execution(status, failure=failure, is_checked=False, unsupported=unsupported, **common)
+    passed, causes = verdict.get("passed"), verdict.get("failures")
+    if not isinstance(passed, list) or not isinstance(causes, list) or len(passed) != len(causes):
+        raise SandboxError("the checking process failed: its verdict makes no sense")
+    failures = tuple(None if cause is None else failure_of(cause) for cause in causes)
+    return Execution(
+        status, passed=tuple(one is True for one in passed), check_failures=failures, unsupported=unsupported, **common
+    )

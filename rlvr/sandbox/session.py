@@ -15,7 +15,7 @@ from rlvr.errors import SandboxError
 from rlvr.sandbox.channel import ChannelLostError
 from rlvr.sandbox.jobs import Cell, Failure, Limits, Status
 from rlvr.sandbox.lane import Lane, Slot
-from rlvr.sandbox.protocol import limits_header
+from rlvr.sandbox.protocol import failure_of, limits_header, read_json, text_of
 from rlvr.types import JSON
 
 P = ParamSpec("P")
@@ -92,14 +92,15 @@ class PooledSession:
     async def write_file(self, path: str, content: bytes) -> None:
         answer = await self._keeper.in_thread(self._ask, {"op": "put", "path": _inside(path), "content": content.hex()})
         if "e" in answer[1]:
-            raise SandboxError(f"cannot write {path!r} in the session: {answer[1]['e']['message']}")
+            raise SandboxError(f"cannot write {path!r} in the session: {failure_of(answer[1]['e']).message}")
 
     async def read_file(self, path: str) -> bytes:
         limit = self._limits.file_mb << 20
         _, answer, _ = await self._keeper.in_thread(self._ask, {"op": "get", "path": _inside(path), "limit": min(limit, 3 << 20)})
-        if "content" not in answer:
-            raise FileNotFoundError(f"the session has no readable file {path!r}")
-        content = bytes.fromhex(answer["content"])
+        try:
+            content = bytes.fromhex(answer["content"])
+        except (KeyError, TypeError, ValueError):
+            raise FileNotFoundError(f"the session has no readable file {path!r}") from None
         if len(content) > min(limit, 3 << 20):
             raise FileNotFoundError(f"the session's file {path!r} is larger than {min(limit, 3 << 20)} bytes")
         return content
@@ -114,27 +115,26 @@ class PooledSession:
         """`run` for a thread that may wait."""
         request = {"op": "cell", "code": code.encode("utf-8", "replace").decode()}
         described, answer, stdout = self._ask(request, timeout_s=timeout_s)
-        state = described["st"]
-        failure = answer.get("e")
+        state = described.get("st")
+        failure = failure_of(answer["e"]) if answer.get("e") is not None else None
         shown = answer.get("shown")
+        shown = shown if isinstance(shown, str) else None
         if state in ("dead", "killed", "none"):
             self._open()  # an empty interpreter in its place: the next cell finds no variables
         is_late = state in ("late", "killed")
         if is_late:
-            failure = {"kind": "TimeoutError", "message": f"the cell ran for more than {timeout_s or self._limits.wall_s:g} s"}
+            failure = Failure("TimeoutError", f"the cell ran for more than {timeout_s or self._limits.wall_s:g} s")
         elif state in ("dead", "none"):
-            failure = {"kind": "SessionEnded", "message": "the interpreter ended; its variables are lost"}
+            failure = Failure("SessionEnded", "the interpreter ended; its variables are lost")
         return Cell(
             status=Status.TIMED_OUT if is_late else Status.KILLED if state in ("dead", "none") else Status.EXITED,
             stdout=stdout.decode("utf-8", "replace"),
-            value=None if shown is None else str(shown)[:MAX_SHOWN_CHARS],
-            failure=Failure(str(failure.get("kind"))[:80], str(failure.get("message"))[:500])
-            if isinstance(failure, dict)
-            else None,
-            traceback=str(answer.get("traceback", ""))[:20_000],
-            is_truncated=int(described.get("out", 0)) > len(stdout) or len(str(shown or "")) > MAX_SHOWN_CHARS,
+            value=None if shown is None else text_of(shown, MAX_SHOWN_CHARS),
+            failure=failure,
+            traceback=text_of(answer.get("traceback"), 20_000),
+            is_truncated=described.get("out", 0) > len(stdout) or len(shown or "") > MAX_SHOWN_CHARS,
             is_alive=state in ("ok", "late"),
-            wall_s=float(described.get("wall", 0.0)),
+            wall_s=described.get("wall", 0.0),
         )
 
     def end(self, why: str) -> None:
@@ -163,10 +163,10 @@ class PooledSession:
         with self._busy:
             described, blobs = self._exchange(header, ((json.dumps(request).encode(),),), wall_s + GRACE_S)
             self.idle_since = time.monotonic()
-        try:
-            answer = json.loads(blobs[0]) if blobs[0] else {}
-        except (ValueError, RecursionError):
-            answer = {}
+        counts = (described.get("out", 0), described.get("wall", 0.0))
+        if len(blobs) != 2 or not all(type(count) in (int, float) for count in counts):
+            raise SandboxError(f"the session's slot answered nonsense: {str(described)[:200]}")
+        answer = read_json(blobs[0])
         return described, answer if isinstance(answer, dict) else {}, blobs[1]
 
     def _exchange(
