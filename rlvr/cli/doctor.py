@@ -10,8 +10,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from rlvr.errors import ConfigError
-
 HELP = (
     "Check this machine: Python, packages, device, threads, memory, disk, Docker, data. Exit code 3 if training cannot run here."
 )
@@ -55,8 +53,8 @@ def examine() -> Iterator[Check]:
     yield from _torch()
     yield _memory()
     yield _disk()
-    yield _docker()
     yield _data()
+    yield from _sandbox()
 
 
 def _packages() -> Iterator[Check]:
@@ -166,38 +164,12 @@ def _disk() -> Check:
     return Check("disk", "ok", value)
 
 
-def _docker() -> Check:
-    address = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
-    try:
-        answer = _ping(address)
-    except (OSError, ConfigError) as error:
-        return Check("docker engine", "off", f"{address}: {error}")
-    return Check("docker engine", "ok", f"{answer} at {address}")
+def _sandbox() -> Iterator[Check]:
+    """Code is verified there; training on other tasks does without."""
+    from rlvr.sandbox.health import examine as examine_sandbox
 
-
-def _ping(address: str) -> str:
-    """The server's name and version, by the Engine API's `GET /_ping`."""
-    import socket
-    from urllib.parse import urlsplit
-
-    url = urlsplit(address)
-    if url.scheme == "unix":
-        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        target: str | tuple[str, int] = url.path
-    elif url.scheme in ("tcp", "http") and url.hostname:
-        connection = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        target = (url.hostname, url.port or 2375)
-    else:
-        raise ConfigError("only unix:// and tcp:// addresses are checked")
-    with connection:
-        connection.settimeout(2.0)
-        connection.connect(target)
-        connection.sendall(b"GET /_ping HTTP/1.0\r\nHost: docker\r\n\r\n")
-        headers = connection.recv(4096).decode("latin-1").splitlines()
-    if not headers or " 200 " not in headers[0]:
-        raise ConfigError(f"unexpected answer {headers[:1]}")
-    server = [line.partition(":")[2].strip() for line in headers if line.lower().startswith("server:")]
-    return server[0] if server else "reachable"
+    for finding in examine_sandbox():
+        yield Check(finding.name, finding.level, finding.value, finding.do)
 
 
 def _data() -> Check:

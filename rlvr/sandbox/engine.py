@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.errors import SandboxError
+from rlvr.sandbox.sources import sandbox_folder
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -21,6 +24,7 @@ _OTHER_SOCKETS = ("~/.docker/run/docker.sock", "$XDG_RUNTIME_DIR/docker.sock")
 OLDEST_API = (1, 41)  # Docker Engine 20.10
 TIMEOUT_S = 60.0
 MAX_CONNECTIONS = 32
+UNREACHABLE = (PermissionError, FileNotFoundError, ConnectionRefusedError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,29 +65,46 @@ def connect_engine(host: str | None = None, *, timeout_s: float = TIMEOUT_S) -> 
     """
     docker = _docker()
     address = engine_address(host)
-    with engine_error(f"connecting to the Docker engine at {address}"):
-        client: DockerClient = docker.from_env(
+
+    def client(api: str) -> DockerClient:
+        return docker.from_env(
             environment={**os.environ, "DOCKER_HOST": address},
+            version=api,
             timeout=timeout_s,
             max_pool_size=MAX_CONNECTIONS,
             use_ssh_client=address.startswith("ssh://"),
         )
+
+    with engine_error(f"connecting to the Docker engine at {address}"):
+        _knock(address)
+        # Asked without a version, every engine says which it speaks; left to docker-py, a failure here leaks a connection.
+        with closing(client(".".join(map(str, OLDEST_API)))) as probe:
+            version = probe.api.version(api_version=False)
+        require_new_enough(version, address)
+        return client(version["ApiVersion"])
+
+
+def _knock(address: str) -> None:
+    """Find out that nobody answers before docker-py does, which would leak its socket."""
+    if not address.startswith("unix://"):
+        return
+    with socket.socket(socket.AF_UNIX) as knocking:
+        knocking.settimeout(5.0)
         try:
-            version = client.version()
-            require_new_enough(version, address)
-        except BaseException:
-            client.close()
-            raise
-    return client
+            knocking.connect(address.removeprefix("unix://"))
+        except OSError as error:
+            raise SandboxError(f"no Docker engine at {address}: {_unreachable(error)}") from error
 
 
-def require_new_enough(version: dict[str, Any], address: str) -> None:
+def require_new_enough(version: Any, address: str) -> None:
     """
     Raises:
-        SandboxError: the engine is older than 20.10.
+        SandboxError: the engine is older than 20.10, or it is no Docker engine.
     """
-    api = str(version.get("ApiVersion", "0"))
-    if tuple(int(part) for part in api.split(".") if part.isdigit()) < OLDEST_API:
+    if not isinstance(version, dict) or not re.fullmatch(r"\d+\.\d+", str(version.get("ApiVersion", ""))):
+        raise SandboxError(f"what answers at {address} is no Docker engine: {str(version)[:80]!r}; set DOCKER_HOST to one")
+    api = str(version["ApiVersion"])
+    if tuple(map(int, api.split("."))) < OLDEST_API:
         raise SandboxError(
             f"the Docker engine at {address} is version {version.get('Version', '?')} (API {api}), "
             "but the sandbox needs 20.10 (API 1.41) or newer: upgrade it, or set DOCKER_HOST to another engine"
@@ -141,12 +162,10 @@ def explain(error: BaseException) -> str:
     """An engine's failure in one line: what is wrong, and what to do."""
     chain = list(_chain(error))
     text = " ".join(" ".join(str(part) for part in chain).split())
-    if any(isinstance(part, PermissionError) for part in chain):
-        return "this user may not use its socket: add the user to the group 'docker' and log in again, or set DOCKER_HOST"
-    if any(isinstance(part, FileNotFoundError) for part in chain) and "Error while fetching server API version" in text:
-        return "there is no engine (no such socket): start Docker (sandbox/start_engine.sh does it for root), or set DOCKER_HOST"
-    if any(isinstance(part, ConnectionRefusedError) for part in chain):
-        return "nobody listens there: start the Docker engine, or set DOCKER_HOST to one that runs"
+    # What the connection raised; a file that this process may not open is another matter.
+    refused = (part for part in chain if part is not error and isinstance(part, UNREACHABLE))
+    if (cause := next(refused, None)) is not None:
+        return _unreachable(cause)
     if "no space left on device" in text.lower() or any(
         isinstance(part, OSError) and part.errno in (errno.ENOSPC, errno.EDQUOT) for part in chain
     ):
@@ -159,6 +178,17 @@ def explain(error: BaseException) -> str:
     words = getattr(error, "stderr", None) or getattr(error, "explanation", None) or error
     said = words.decode(errors="replace") if isinstance(words, bytes) else str(words)
     return f"{type(error).__name__}: {' '.join(said.split())[-400:]}"
+
+
+def _unreachable(error: BaseException) -> str:
+    if isinstance(error, PermissionError):
+        return "this user may not use its socket: add the user to the group 'docker' and log in again, or set DOCKER_HOST"
+    if isinstance(error, FileNotFoundError):
+        starter = sandbox_folder() / "start_engine.sh"
+        return f"there is no such socket: start Docker (as root: {starter} start FOLDER), or set DOCKER_HOST"
+    if isinstance(error, ConnectionRefusedError):
+        return "nobody listens there: start the Docker engine, or set DOCKER_HOST to one that runs"
+    return str(error)
 
 
 def _chain(error: BaseException) -> Iterator[BaseException]:

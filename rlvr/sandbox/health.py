@@ -76,8 +76,7 @@ def examine() -> Iterator[Finding]:
 def _host(host: HostStatus) -> Iterator[Finding]:
     engine = host.engine
     if engine is None:
-        what = "code cannot be verified in Docker here" if host.host.startswith("unix://") else "it is left out"
-        yield Finding("docker engine", "off", host.error, what)
+        yield Finding("docker engine", "off", host.error)
         return
     value = f"{engine.version} (API {engine.api}), cgroup v{engine.cgroup_version}, {engine.storage}, at {host.host}"
     if engine.lacks:
@@ -86,7 +85,7 @@ def _host(host: HostStatus) -> Iterator[Finding]:
     else:
         yield Finding("docker engine", "ok", value)
     yield from _disk(host, engine)
-    image = next((image for image in host.images if image.is_current), None)
+    image = max((image for image in host.images if image.is_current), key=lambda image: len(image.layers), default=None)
     if image is None:
         yield Finding("sandbox image", "off", "none yet; it is made at its first use", "rlvr sandbox build makes it now")
     else:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
+import socketserver
 import sys
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,3 +47,59 @@ def other_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[P
     yield site
     sys.modules.pop("other_rlvr", None)
     registry._entries.cache_clear()
+
+
+class FakeEngine:
+    """Something that speaks a Docker engine's HTTP on a socket: `answers[path]` is a status and what is sent as JSON."""
+
+    def __init__(self, socket_path: Path) -> None:
+        self.host = f"unix://{socket_path}"
+        self.answers: dict[str, tuple[int, Any]] = {
+            "/version": (200, {"Version": "28.0.0", "ApiVersion": "1.48", "MinAPIVersion": "1.24"}),
+            "/info": (
+                200,
+                {
+                    "Architecture": "x86_64", "CgroupVersion": "2", "Driver": "overlay2", "DockerRootDir": "/no/such/folder",
+                    "MemoryLimit": True, "PidsLimit": True, "CpuCfsQuota": True, "SecurityOptions": ["name=seccomp"],
+                },
+            ),
+            "/images/json": (200, []),
+            "/containers/json": (200, []),
+        }  # fmt: skip
+        answers = self.answers
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                path = re.sub(r"^/v[\d.]+", "", self.path.partition("?")[0])
+                status, message = answers.get(path, (404, {"message": f"no answer for {path}"}))
+                body = message.encode() if isinstance(message, str) else json.dumps(message).encode()
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_POST(self) -> None:
+                self.do_GET()
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+            def address_string(self) -> str:
+                return "local"
+
+        self.server = socketserver.ThreadingUnixStreamServer(str(socket_path), Handler)
+        self.server.daemon_threads = True
+
+
+@pytest.fixture
+def fake_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeEngine]:
+    """A fake Docker engine that DOCKER_HOST names."""
+    engine = FakeEngine(tmp_path / "docker.sock")
+    thread = threading.Thread(target=engine.server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    monkeypatch.setenv("DOCKER_HOST", engine.host)
+    yield engine
+    engine.server.shutdown()
+    engine.server.server_close()
+    thread.join(timeout=5)

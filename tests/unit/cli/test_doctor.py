@@ -1,10 +1,8 @@
 from __future__ import annotations
 
 import json
-import socket
-import threading
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -16,28 +14,7 @@ def check(name: str) -> Check:
     return next(found for found in examine() if found.name.startswith(name))
 
 
-@pytest.fixture
-def docker_socket(tmp_path: Path) -> Iterator[tuple[str, list[bytes]]]:
-    """An address where something answers one request with the bytes in the list."""
-    answer: list[bytes] = []
-    address = tmp_path / "docker.sock"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
-        server.bind(str(address))
-        server.listen(1)
-
-        def serve() -> None:
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(4096)
-                connection.sendall(answer[0])
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield f"unix://{address}", answer
-        thread.join(timeout=5)
-
-
-def test_doctor_is_content_where_the_tests_run(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_is_content_where_the_tests_run(fake_engine: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["ok"] is True
@@ -46,7 +23,7 @@ def test_doctor_is_content_where_the_tests_run(capsys: pytest.CaptureFixture[str
     }
 
 
-def test_doctor_prints_a_line_for_each_check_and_a_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_prints_a_line_for_each_check_and_a_verdict(fake_engine: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == "ready to train"
@@ -73,27 +50,25 @@ def test_a_data_folder_that_is_not_there_is_a_warning(monkeypatch: pytest.Monkey
     assert check("RLVR_DATA").status == "off"
 
 
-def test_a_docker_engine_is_recognised_by_its_answer(
-    docker_socket: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address, answer = docker_socket
-    answer.append(b"HTTP/1.0 200 OK\r\nServer: Docker/28.0 (linux)\r\n\r\nOK")
-    monkeypatch.setenv("DOCKER_HOST", address)
-    assert check("docker engine") == Check("docker engine", "ok", f"Docker/28.0 (linux) at {address}")
+def test_a_docker_engine_is_described_with_what_it_runs_on(fake_engine: Any) -> None:
+    found = check("docker engine")
+    assert found == Check("docker engine", "ok", f"28.0.0 (API 1.48), cgroup v2, overlay2, at {fake_engine.host}")
 
 
-def test_something_else_at_the_dockers_address_is_not_taken_for_it(
-    docker_socket: tuple[str, list[bytes]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    address, answer = docker_socket
-    answer.append(b"220 mail.example ready\r\n")
-    monkeypatch.setenv("DOCKER_HOST", address)
+def test_something_else_at_the_dockers_address_is_not_taken_for_it(fake_engine: Any) -> None:
+    fake_engine.answers["/version"] = (200, "220 mail.example ready")
     found = check("docker engine")
     assert found.status == "off"
-    assert "unexpected answer ['220 mail.example ready']" in found.value
+    assert fake_engine.host in found.value
 
 
-@pytest.mark.parametrize("address", ["unix:///no/such.sock", "tcp://127.0.0.1:9", "ssh://host"])
+def test_without_an_image_nothing_is_started_and_the_command_that_makes_one_is_named(fake_engine: Any) -> None:
+    found = check("sandbox image")
+    assert (found.status, found.do) == ("off", "rlvr sandbox build makes it now")
+    assert [one.name for one in examine()][-1] == "sandbox image"
+
+
+@pytest.mark.parametrize("address", ["unix:///no/such.sock", "tcp://127.0.0.1:9"])
 def test_a_docker_engine_that_cannot_be_reached_is_no_failure(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DOCKER_HOST", address)
     assert check("docker engine").status == "off"
