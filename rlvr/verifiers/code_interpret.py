@@ -187,13 +187,29 @@ def _bits(value: Plain) -> int:
 
 def _arithmetic(compute: Callable[[Any, Any], Any]) -> Callable[[Plain, Plain], Plain]:
     def checked(left: Plain, right: Plain) -> Plain:
-        if type(left) not in _NUMBERS or type(right) not in _NUMBERS:
-            raise NeedsChecksError("arithmetic with something that is not a number")
+        _check_operands(left, right)
         if _bits(left) + _bits(right) > MAX_BITS:
             raise NeedsChecksError("arithmetic with numbers that are too long")
         return compute(left, right)
 
     return checked
+
+
+def _check_operands(*operands: Plain) -> None:
+    """Numbers, or what no operator takes. What some take (a text before %) is not for here."""
+    others = [one for one in operands if type(one) not in _NUMBERS]
+    if any(isinstance(one, (str, bytes, bytearray, deque)) for one in others):
+        raise NeedsChecksError("arithmetic with something that is not a number")
+    if others:
+        raise TypeError(f"unsupported operand: {type(others[0]).__name__}")
+
+
+def _check_real(*operands: Plain) -> None:
+    """Real numbers of builtin types, or what no function of numbers takes."""
+    if any(type(one) in _NUMBERS and type(one) not in _REAL for one in operands):
+        raise NeedsChecksError("a number that is neither an integer nor a float")
+    if any(type(one) not in _REAL for one in operands):
+        raise TypeError("must be a real number")
 
 
 def _add(left: Plain, right: Plain) -> Plain:
@@ -218,8 +234,7 @@ def _multiply(left: Plain, right: Plain) -> Plain:
 
 
 def _power(base: Plain, exponent: Plain) -> Plain:
-    if type(base) not in _REAL or type(exponent) not in _REAL:
-        raise NeedsChecksError("a power of something that is not a real number")
+    _check_real(base, exponent)
     if type(base) is not float and type(exponent) is not float and _bits(base) * abs(exponent) > MAX_BITS:
         raise NeedsChecksError("a power that is too long")
     return base**exponent
@@ -288,8 +303,7 @@ def _call(node: ast.Call, slots: Mapping[int, int], values: Sequence[Plain]) -> 
     args = [_safe(evaluate(argument, slots, values)) for argument in node.args]
     kwargs = {word.arg or "": _safe(evaluate(word.value, slots, values)) for word in node.keywords}
     if isinstance(node.func, ast.Attribute):
-        if not all(type(argument) in _REAL for argument in args):
-            raise NeedsChecksError("a function of something that is not a real number")
+        _check_real(*args)
         return _MATH[node.func.attr](*args, **kwargs)
     if not isinstance(node.func, ast.Name):
         raise NeedsChecksError("an unknown function")
@@ -339,8 +353,9 @@ def _sum(*args: Plain) -> Plain:
 
 
 def _round(number: Plain, digits: Plain = None) -> Plain:
-    if type(number) not in _REAL or not (digits is None or (type(digits) is int and abs(digits) <= 1_000)):
-        raise NeedsChecksError("rounding something that is not a real number")
+    _check_real(number)
+    if not (digits is None or (type(digits) is int and abs(digits) <= 1_000)):
+        raise NeedsChecksError("rounding to an odd number of digits")
     return round(number) if digits is None else round(number, digits)
 
 
