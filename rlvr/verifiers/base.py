@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias
 
@@ -28,6 +28,9 @@ class Nested:
     settings: Mapping[str, JSON] = field(default_factory=dict)
 
 
+Asking: TypeAlias = Generator[Sequence[Nested], Sequence[Verdict], Verdict]
+
+
 @dataclass(eq=False)
 class Verifier:
     """A named verifier; call it like the function that it wraps.
@@ -50,6 +53,9 @@ class Verifier:
     `nested` names the verifiers that these settings make this one call. Such a verifier runs in a worker only if one of
     those is isolated; they are checked and loaded with it.
 
+    `asks` is the same verdict for a grader that runs the nested verifiers itself, each where it belongs and under a clock of its
+    own: a generator that yields those whose verdicts it wants, is sent them in that order, and returns its own.
+
     `waits` (with `isolated=False`) says that it spends its time waiting for a sandbox or a network, which ends in bounded
     time: the grader runs it in threads of the trainer's process, many at once. Its `warm_up` says at once, by raising, that what
     it waits for cannot be had: see `Grader.prepare`.
@@ -68,6 +74,7 @@ class Verifier:
     quick: Callable[..., Verdict | None] | None = None
     probe: Callable[[Problem], Sequence[str]] | None = None
     waits: bool = False
+    asks: Callable[..., Asking] | None = None
 
     def __post_init__(self) -> None:
         if self.waits and self.isolated:

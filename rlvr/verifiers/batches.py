@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rlvr.errors import RlvrError, VerifierError, boundary
 
 CHUNK_LINES = 500
-CHUNK_CHARS = 2**20  # a batch may be longer by one line
+CHUNK_CHARS = 2**18  # a batch may be longer by one line
 BATCHES_AHEAD = 2
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,7 +25,7 @@ from rlvr.verifiers.call import call_verifier, too_long
 from rlvr.verifiers.chunk import GradedChunk, open_chunk
 from rlvr.verifiers.lines import Row, read_rows, verdict_line
 from rlvr.verifiers.runner import Grader, WeightedVerifier
-from rlvr.verifiers.stream import blocking, in_order, verify_stream
+from rlvr.verifiers.stream import WINDOW, blocking, in_order
 
 BATCHES_A_WORKER = 3  # under way at once: one is graded, one waits, one is read
 MAX_SENT_CHARS = 2**24
@@ -62,69 +62,59 @@ def grade_lines(
     """
     grader = Grader([verifier], workers=workers, timeout_s=timeout_s)
     pays_to_start = grader.grades_chunks and (workers > 1 or grader.has_isolated)
-    source = _Source(lines, first)
-    rows = read_rows(source.for_a_while(alone_cpu_s if pays_to_start else math.inf), name, first)
-    is_elsewhere = grader.has_isolated or grader.has_waiting
-    alone = _one_by_one(rows, verifier, workers, timeout_s) if is_elsewhere else _here(rows, verifier)
-    after_quick = Grader([verifier], workers=workers, timeout_s=timeout_s, asks_quick=False)
-    return _alone_then_in_chunks(alone, source, name, after_quick, BATCHES_A_WORKER * workers)
+    source = _Source(iter(lines), name, first, alone_cpu_s if pays_to_start else math.inf)
+    return _grade(source, verifier, grader, max(WINDOW, BATCHES_A_WORKER * workers))
 
 
 class _Source:
-    """Lines, the number of the next, and whether there is none."""
+    """The rows of the first lines, and batches of those that follow; `alone_cpu_s` lies between them."""
 
-    def __init__(self, lines: Iterable[str], first: int) -> None:
-        self.rest = iter(lines)
-        self.number = first
-        self.is_empty = False
+    def __init__(self, lines: Iterator[str], name: str, first: int, alone_cpu_s: float) -> None:
+        self.name = name
+        self._lines = lines
+        self._first = self._next = first
+        self._alone_cpu_s = alone_cpu_s
+        self._is_empty = False
 
-    def for_a_while(self, cpu_s: float) -> Iterator[str]:
-        """The lines until this process has used `cpu_s`."""
-        end = time.process_time() + cpu_s
+    def rows(self) -> Iterator[Row]:
+        return read_rows(self._alone(), self.name, self._first)
+
+    def batches(self) -> Iterator[Batch]:
+        if not self._is_empty:
+            yield from in_batches(self._lines, self._next)
+
+    def all(self) -> Iterator[Row | Batch]:
+        yield from self.rows()
+        yield from self.batches()
+
+    def _alone(self) -> Iterator[str]:
+        end = time.process_time() + self._alone_cpu_s
         while time.process_time() < end:
-            if (line := next(self.rest, None)) is None:
-                self.is_empty = True
+            if (line := next(self._lines, None)) is None:
+                self._is_empty = True
                 return
-            self.number += 1
+            self._next += 1
             yield line
 
 
-def _alone_then_in_chunks(
-    alone: Generator[Graded, None, None], source: _Source, name: str, grader: Grader, window: int
-) -> Generator[Graded, None, None]:
-    with closing(alone):
-        yield from alone
-    if source.is_empty:
-        return
+def _grade(source: _Source, verifier: WeightedVerifier, grader: Grader, window: int) -> Generator[Graded, None, None]:
+    async def work(item: Row | Batch) -> tuple[Graded, str]:
+        if isinstance(item, Batch):
+            return await _grade_batch(item, source.name, grader)
+        await grader.grade(item.rollout)
+        return _graded(item.identity, _verdict_of(item.rollout)), ""
 
-    async def work(batch: Batch) -> tuple[Graded, str]:
-        return await _grade_batch(batch, name, grader)
-
-    batches = in_batches(source.rest, source.number)
-    with closing(blocking(in_order(batches, work, window=window), grader)) as found:
-        for graded, fault in found:
+    is_elsewhere = grader.has_isolated or grader.has_waiting
+    if not is_elsewhere:  # microseconds each: an event loop would cost more
+        found = as_verifier(resolve("verifiers", verifier.reference))
+        for row in source.rows():
+            yield _graded(row.identity, too_long(row.rollout) or call_verifier(found, row.rollout, verifier.settings))
+    items = source.all() if is_elsewhere else source.batches()
+    with closing(blocking(in_order(items, work, window=window), grader)) as stream:
+        for graded, fault in stream:
             yield graded
             if fault:
                 raise TaskError(fault)
-
-
-def _one_by_one(rows: Iterator[Row], verifier: WeightedVerifier, workers: int, timeout_s: float) -> Generator[Graded, None, None]:
-    identities: deque[object] = deque()
-
-    def rollouts() -> Iterator[Rollout]:
-        for row in rows:
-            identities.append(row.identity)
-            yield row.rollout
-
-    with closing(verify_stream(verifier, rollouts(), workers=workers, timeout_s=timeout_s)) as graded:
-        for rollout in graded:
-            yield _graded(identities.popleft(), _verdict_of(rollout))
-
-
-def _here(rows: Iterator[Row], verifier: WeightedVerifier) -> Generator[Graded, None, None]:
-    found = as_verifier(resolve("verifiers", verifier.reference))
-    for row in rows:
-        yield _graded(row.identity, too_long(row.rollout) or call_verifier(found, row.rollout, verifier.settings))
 
 
 async def _grade_batch(batch: Batch, name: str, grader: Grader) -> tuple[Graded, str]:
@@ -134,7 +124,7 @@ async def _grade_batch(batch: Batch, name: str, grader: Grader) -> tuple[Graded,
     rows = [row for number, line in lines for row in read_rows([line], name, number)]
     async with asyncio.TaskGroup() as group:
         for row in rows:
-            group.create_task(grader.grade(row.rollout))
+            group.create_task(grader.grade(row.rollout, is_open=True))
     one_by_one = [_graded(row.identity, _verdict_of(row.rollout)) for row in rows]
     text = chunk.texts[0] + "".join(one.text + text for one, text in zip(one_by_one, chunk.texts[1:], strict=True))
     outcomes = Counter(chunk.outcomes)

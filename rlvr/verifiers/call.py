@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 
 from rlvr.errors import RlvrError, VerifierError, boundary
 from rlvr.types import JSON, Problem, Rollout, Verdict
-from rlvr.verifiers.base import Verifier
+from rlvr.verifiers.base import Nested, Verifier
 
 MAX_RESPONSE_CHARS = 4_000_000
 MAX_REASON_CHARS = 2_000
@@ -39,6 +39,36 @@ def call_quickly(verifier: Verifier, rollout: Rollout, settings: Mapping[str, JS
     except RlvrError as error:
         verdict = Verdict.error(clip(str(error), MAX_REASON_CHARS))
     return None if verdict is None else _bounded(verdict, perf_counter() - start)
+
+
+def call_in_bounded_time(verifier: Verifier, rollout: Rollout, settings: Mapping[str, JSON]) -> Verdict | None:
+    """The verdict, where it neither needs a process that can be killed nor waits for anything; None otherwise."""
+    if verifier.quick is not None:
+        return call_quickly(verifier, rollout, settings)
+    return None if verifier.isolated or verifier.waits else call_verifier(verifier, rollout, settings)
+
+
+async def call_asking(
+    verifier: Verifier,
+    rollout: Rollout,
+    settings: Mapping[str, JSON],
+    ask: Callable[[Sequence[Nested]], Awaitable[Sequence[Verdict]]],
+) -> Verdict:
+    """As `call_verifier`, of a verifier with `asks`; `ask` gives the verdicts of those nested in it."""
+    assert verifier.asks is not None, "only a combination asks"
+    start = perf_counter()
+    try:
+        with boundary(VerifierError, f"verifier {verifier.name!r} raised"):
+            asking = verifier.asks(rollout.problem, rollout, **settings)
+            try:
+                wanted = next(asking)
+                while True:
+                    wanted = asking.send(await ask(wanted))
+            except StopIteration as done:
+                verdict: Verdict = done.value
+    except RlvrError as error:
+        verdict = Verdict.error(clip(str(error), MAX_REASON_CHARS))
+    return _bounded(verdict, perf_counter() - start)
 
 
 def probe_responses(verifier: Verifier, problem: Problem) -> tuple[str, ...]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlvr.errors import TaskError, VerifierError, boundary
-from rlvr.types import JSON, Outcome, Rollout, Verdict
+from rlvr.types import JSON, Outcome
 from rlvr.verifiers.base import Verifier
-from rlvr.verifiers.call import call_quickly, call_verifier, too_long
+from rlvr.verifiers.call import call_in_bounded_time, too_long
 from rlvr.verifiers.lines import read_rows, verdict_line
 
 
@@ -61,7 +61,7 @@ def grade_chunk(lines: Sequence[str], name: str, first: int, verifier: Verifier,
     cause = fault = ""
     try:
         for row in read_rows(lines, name, first):
-            verdict = _in_bounded_time(verifier, row.rollout, settings)
+            verdict = too_long(row.rollout) or call_in_bounded_time(verifier, row.rollout, settings)
             if verdict is None:
                 open_lines.append(row.number)
                 texts.append("".join(held))
@@ -74,14 +74,6 @@ def grade_chunk(lines: Sequence[str], name: str, first: int, verifier: Verifier,
     except TaskError as error:
         fault = str(error)
     return GradedChunk([*texts, "".join(held)], open_lines, outcomes, cause, fault)
-
-
-def _in_bounded_time(verifier: Verifier, rollout: Rollout, settings: Mapping[str, JSON]) -> Verdict | None:
-    if (verdict := too_long(rollout)) is not None:
-        return verdict
-    if verifier.quick is None:
-        return call_verifier(verifier, rollout, settings)
-    return call_quickly(verifier, rollout, settings)
 
 
 def open_chunk(lines: Sequence[str], name: str, first: int) -> GradedChunk:

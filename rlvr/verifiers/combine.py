@@ -8,22 +8,22 @@ A part is a verifier's name or reference, or a table with `name` and `args` (and
     of = { name = "math", args = { strict = true } }
     requires = ["format"]
 
-Parts nest. A combination runs in one worker process if any of its parts is isolated, else in the trainer's process; its parts
-share the time limit. A part that fails (no score) makes the whole fail, unless the others settle the score without it.
+Parts nest. Each part runs where it belongs: in the trainer's process, in a worker with the time limit to itself, or in a thread
+where it waits. A part that fails (no score) makes the whole fail, unless the others settle the score without it.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from rlvr.errors import ConfigError
-from rlvr.registry import resolve
+from rlvr.registry import register, resolve
 from rlvr.types import JSON, Outcome, Problem, Rollout, Verdict
-from rlvr.verifiers.base import Nested, Verifier, as_verifier, verifier
-from rlvr.verifiers.call import call_verifier, clip
+from rlvr.verifiers.base import Asking, Nested, Verifier, as_verifier
+from rlvr.verifiers.call import call_in_bounded_time, call_verifier, clip
 
 Part: TypeAlias = str | dict[str, Any]
 
@@ -71,26 +71,74 @@ def _at_least_one(key: str, parts: JSON) -> list[Part]:
     return list(parts)
 
 
-@verifier("gate", nested=_gate_parts)
-def gate(problem: Problem, rollout: Rollout, *, of: Part, requires: list[Part], at_least: float = 1.0) -> Verdict:
+def _combination(
+    name: str, nested: Callable[[Mapping[str, JSON]], Sequence[Nested]]
+) -> Callable[[Callable[..., Asking]], Verifier]:
+    """A verifier from a function that asks its parts: see `Verifier.asks`. Called directly, it runs them in this process."""
+
+    def decorate(asks: Callable[..., Asking]) -> Verifier:
+        @functools.wraps(asks)
+        def grade(problem: Problem, rollout: Rollout, **settings: Any) -> Verdict:
+            def ask(one: Nested) -> Verdict:
+                return call_verifier(_found(one.reference), rollout, one.settings)
+
+            verdict = _follow(asks(problem, rollout, **settings), ask)
+            assert verdict is not None, "every part gave a verdict"
+            return verdict
+
+        def quick(problem: Problem, rollout: Rollout, **settings: Any) -> Verdict | None:
+            def ask(one: Nested) -> Verdict | None:
+                return call_in_bounded_time(_found(one.reference), rollout, one.settings)
+
+            return _follow(asks(problem, rollout, **settings), ask)
+
+        return register("verifiers", name)(Verifier(name, grade, nested=nested, quick=quick, asks=asks))
+
+    return decorate
+
+
+def _follow(asking: Asking, ask: Callable[[Nested], Verdict | None]) -> Verdict | None:
+    """The combination's verdict; None as soon as a part gives none."""
+    try:
+        wanted = next(asking)
+        while True:
+            verdicts = []
+            for one in wanted:
+                if (verdict := ask(one)) is None:
+                    return None
+                verdicts.append(verdict)
+            wanted = asking.send(verdicts)
+    except StopIteration as done:
+        decided: Verdict = done.value
+        return decided
+
+
+@functools.lru_cache(maxsize=256)
+def _found(reference: str) -> Verifier:
+    return as_verifier(resolve("verifiers", reference))
+
+
+@_combination("gate", nested=_gate_parts)
+def gate(problem: Problem, rollout: Rollout, *, of: Part, requires: list[Part], at_least: float = 1.0) -> Asking:
     """The verdict of `of`, if every verifier in `requires` scores `at_least`; else incorrect, and `of` is not asked.
 
     `gate(of="math", requires=["format"])` gives no reward for a right answer in a wrong layout.
     """
-    required = [_grade(part, problem, rollout) for part in requires]
+    required = yield [nested_part(part) for part in requires]
     details = _breakdown([*requires], required)
     for part, verdict in zip(requires, required, strict=True):
         if verdict.score is not None and verdict.score < at_least:
             return Verdict.incorrect(reason=f"{_name(part)} is required: {verdict.reason or verdict.outcome}", parts=details)
     if (failed := _first_failure(requires, required)) is not None:
         return Verdict.error(failed, parts=details)
-    return _as_own(_grade(of, problem, rollout), of, details)
+    [verdict] = yield [nested_part(of)]
+    return _as_own(verdict, of, details)
 
 
-@verifier("max", nested=_listed_parts)
-def max_of(problem: Problem, rollout: Rollout, *, of: list[Part]) -> Verdict:
+@_combination("max", nested=_listed_parts)
+def max_of(problem: Problem, rollout: Rollout, *, of: list[Part]) -> Asking:
     """The best verdict of the parts: for answers that any of several rules may accept."""
-    verdicts = [_grade(part, problem, rollout) for part in of]
+    verdicts = yield [nested_part(part) for part in of]
     details = _breakdown(of, verdicts)
     best = _extreme(verdicts, sign=1)
     failed = _first_failure(of, verdicts)
@@ -99,10 +147,10 @@ def max_of(problem: Problem, rollout: Rollout, *, of: list[Part]) -> Verdict:
     return _as_own(verdicts[best], None, details)
 
 
-@verifier("all_of", nested=_listed_parts)
-def all_of(problem: Problem, rollout: Rollout, *, of: list[Part]) -> Verdict:
+@_combination("all_of", nested=_listed_parts)
+def all_of(problem: Problem, rollout: Rollout, *, of: list[Part]) -> Asking:
     """The worst verdict of the parts, so that all must be correct; its `extracted` is the first part's."""
-    verdicts = [_grade(part, problem, rollout) for part in of]
+    verdicts = yield [nested_part(part) for part in of]
     details = _breakdown(of, verdicts)
     worst = _extreme(verdicts, sign=-1)
     failed = _first_failure(of, verdicts)
@@ -113,11 +161,11 @@ def all_of(problem: Problem, rollout: Rollout, *, of: list[Part]) -> Verdict:
     return Verdict(verdict.outcome, verdict.score, verdicts[0].extracted, reason, details={"parts": details})
 
 
-@verifier("weighted", nested=_weighted_parts)
-def weighted(problem: Problem, rollout: Rollout, *, of: list[Part]) -> Verdict:
+@_combination("weighted", nested=_weighted_parts)
+def weighted(problem: Problem, rollout: Rollout, *, of: list[Part]) -> Asking:
     """The weighted mean of the parts' scores; `weight` is 1 where a part names none. Correct when every part is."""
     weights = [_weight(part) for part in of]
-    verdicts = [_grade(part, problem, rollout) for part in of]
+    verdicts = yield [nested_part(part) for part in of]
     details = _breakdown(of, verdicts)
     if (failed := _first_failure(of, verdicts)) is not None:
         return Verdict.error(failed, parts=details)
@@ -136,10 +184,10 @@ def weighted(problem: Problem, rollout: Rollout, *, of: list[Part]) -> Verdict:
     return Verdict.partial(score, extracted, reason, parts=details)
 
 
-@verifier("route", nested=_route_parts)
+@_combination("route", nested=_route_parts)
 def route(
     problem: Problem, rollout: Rollout, *, to: dict[str, Part], key: str = "verifier", default: Part | None = None
-) -> Verdict:
+) -> Asking:
     """The verdict of the part that `problem.metadata[key]` names in `to`, or of `default`: for data sets that mix tasks.
 
     `metadata` may nest ("meta.kind"). A value without a route is our fault, not the model's.
@@ -150,17 +198,8 @@ def route(
     part = to.get(str(value), default) if value is not None else default
     if part is None:
         return Verdict.error(f"{problem.id}: metadata {key!r} is {str(value)[:80]!r}; there are routes for {', '.join(to)}")
-    return _as_own(_grade(part, problem, rollout), part, [])
-
-
-@functools.lru_cache(maxsize=256)
-def _found(reference: str) -> Verifier:
-    return as_verifier(resolve("verifiers", reference))
-
-
-def _grade(part: Part, problem: Problem, rollout: Rollout) -> Verdict:
-    nested = nested_part(part)
-    return call_verifier(_found(nested.reference), rollout, nested.settings)
+    [verdict] = yield [nested_part(part)]
+    return _as_own(verdict, part, [])
 
 
 def _name(part: Part) -> str:

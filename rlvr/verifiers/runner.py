@@ -6,18 +6,20 @@ A verifier that waits (for a sandbox, for a network) runs in threads of this pro
 from __future__ import annotations
 
 import asyncio
+import functools
+import json
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 
 from rlvr.errors import ConfigError, PluginError, VerifierError
 from rlvr.registry import Plugin, resolve
 from rlvr.types import JSON, Rollout, Verdict
-from rlvr.verifiers.base import Verifier, as_verifier
-from rlvr.verifiers.call import call_quickly, call_verifier, probe_responses, too_long
+from rlvr.verifiers.base import Nested, Verifier, as_verifier
+from rlvr.verifiers.call import call_asking, call_quickly, call_verifier, probe_responses, too_long
 from rlvr.verifiers.chunk import GradedChunk
 from rlvr.verifiers.compose import breakdown, weighted_reward
 from rlvr.verifiers.pool import WorkerPool, is_timeout
@@ -47,10 +49,12 @@ class _Part:
     waiting: tuple[Verifier, ...]  # itself and those nested in it, as far as they wait for something
     loads: tuple[str, ...]  # references that a worker imports for this part: its own and those nested in it
     is_reachable: bool  # whether a worker finds them
+    is_bounded: bool  # whether it has a way that takes bounded time
 
     @property
-    def runs_in_thread(self) -> bool:
-        return bool(self.waiting) and not self.is_isolated
+    def is_elsewhere(self) -> bool:
+        """Whether it runs in a worker or a thread, or parts of it do."""
+        return self.is_isolated or bool(self.waiting)
 
 
 class Grader:
@@ -59,8 +63,8 @@ class Grader:
     `workers` processes at most are started, when they are first needed, for the isolated verifiers; each rollout
     has `timeout_s` of wall-clock time and each worker `memory_mb` of address space (None: no limit). A worker that
     crashed is replaced and its rollout tried `retries` times more; one that ran into the time limit is not tried again.
-    `asks_quick=False` is for rollouts that the verifiers' quick ways left open before. Verifiers that wait share `threads`
-    threads of this process; a combination with an isolated part runs in a worker all the same, which then waits by itself.
+    Verifiers that wait share `threads` threads of this process. The parts of a combination run where each of them belongs;
+    only one without `asks` runs in a worker as a whole, if any of its parts is isolated.
 
     A grader belongs to the event loop of its first `grade`. Close it, or use it as an async context manager.
 
@@ -77,7 +81,6 @@ class Grader:
         timeout_s: float = 10.0,
         retries: int = 1,
         memory_mb: int | None = 4096,
-        asks_quick: bool = True,
         threads: int = 64,
     ) -> None:
         _check_limits(workers, timeout_s, retries, memory_mb, threads)
@@ -86,7 +89,7 @@ class Grader:
         self._parts = _resolve_all(verifiers)
         self._weights = {part.key: part.weight for part in self._parts}
         self._limits = {"workers": workers, "timeout_s": timeout_s, "retries": retries, "memory_mb": memory_mb}
-        self._asks_quick = asks_quick
+        self._nested: dict[str, _Part] = {}
         self._at_once = JOBS_A_WORKER * workers
         self._threads = threads
         self._is_closed = False
@@ -101,8 +104,8 @@ class Grader:
 
     @property
     def has_waiting(self) -> bool:
-        """Whether any verifier runs in threads, because it waits for something."""
-        return any(part.runs_in_thread for part in self._parts)
+        """Whether any verifier, or a part of one, runs in threads because it waits for something."""
+        return any(part.waiting for part in self._parts)
 
     @property
     def at_once(self) -> int:
@@ -135,8 +138,10 @@ class Grader:
         """What each verifier adds to the reward of a graded rollout; the parts sum to `rollout.reward`."""
         return breakdown(rollout.verdicts, self._weights)
 
-    async def grade(self, rollout: Rollout) -> None:
+    async def grade(self, rollout: Rollout, *, is_open: bool = False) -> None:
         """Fill `rollout.verdicts` (in the order of the verifiers) and `rollout.reward` (None if anything failed).
+
+        `is_open`: a quick way was tried before, as in `grade_chunk`, and gave no verdict.
 
         Never raises for what a verifier or the model does: that is in the verdicts.
 
@@ -148,15 +153,15 @@ class Grader:
         elif (verdict := too_long(rollout)) is not None:
             rollout.verdicts = {part.key: verdict for part in self._parts}
         else:
-            rollout.verdicts = await self._verdicts(rollout)
+            verdicts = await self._together(self._parts, rollout, is_open=is_open)
+            rollout.verdicts = {part.key: verdict for part, verdict in zip(self._parts, verdicts, strict=True)}
         rollout.reward = None if rollout.error is not None else weighted_reward(rollout.verdicts, self._weights)
 
     @property
     def grades_chunks(self) -> bool:
         """Whether `grade_chunk` may be called: there is one verifier, with a bounded way that a worker finds."""
         part, *others = self._parts
-        is_bounded = part.verifier.quick is not None or not part.is_isolated
-        return not others and part.is_reachable and is_bounded and not part.waiting
+        return not others and part.is_reachable and part.is_bounded
 
     async def grade_chunk(self, lines: Sequence[str], name: str, first: int) -> GradedChunk:
         """Grade input lines in a worker, up to what takes bounded time: see `chunk.grade_chunk`.
@@ -184,22 +189,30 @@ class Grader:
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         await self.close()
 
-    async def _verdicts(self, rollout: Rollout) -> dict[str, Verdict]:
-        elsewhere = [part for part in self._parts if part.is_isolated or part.runs_in_thread]
-        found: dict[str, Verdict] = {}
-        if len(elsewhere) == 1:
-            found[elsewhere[0].key] = await self._grade_elsewhere(elsewhere[0], rollout)
-        elif elsewhere:
-            async with asyncio.TaskGroup() as group:
-                tasks = {part.key: group.create_task(self._grade_elsewhere(part, rollout)) for part in elsewhere}
-            found = {key: task.result() for key, task in tasks.items()}
-        return {
-            part.key: found[part.key] if part.key in found else call_verifier(part.verifier, rollout, part.settings)
-            for part in self._parts
-        }
+    async def _together(self, parts: Sequence[_Part], rollout: Rollout, *, is_open: bool = False) -> list[Verdict]:
+        if sum(part.is_elsewhere for part in parts) < 2:
+            return [await self._verdict(part, rollout, is_open=is_open) for part in parts]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self._verdict(part, rollout, is_open=is_open)) for part in parts]
+        return [task.result() for task in tasks]
 
-    async def _grade_elsewhere(self, part: _Part, rollout: Rollout) -> Verdict:
+    async def _verdict(self, part: _Part, rollout: Rollout, *, is_open: bool) -> Verdict:
+        if not part.is_elsewhere:
+            return call_verifier(part.verifier, rollout, part.settings)
+        if not is_open and (quick := call_quickly(part.verifier, rollout, part.settings)) is not None:
+            return quick
+        if part.verifier.asks is not None:
+            return await call_asking(part.verifier, rollout, part.settings, functools.partial(self._ask, rollout))
         return await (self._grade_isolated(part, rollout) if part.is_isolated else self._grade_in_thread(part, rollout))
+
+    async def _ask(self, rollout: Rollout, nested: Sequence[Nested]) -> list[Verdict]:
+        return await self._together([self._nested_part(one) for one in nested], rollout)
+
+    def _nested_part(self, nested: Nested) -> _Part:
+        name = json.dumps([nested.reference, nested.settings], sort_keys=True, default=repr)
+        if name not in self._nested:
+            self._nested[name] = _resolved(WeightedVerifier(nested.reference, 1.0, nested.settings))
+        return self._nested[name]
 
     async def _grade_in_thread(self, part: _Part, rollout: Rollout) -> Verdict:
         def work() -> Verdict:
@@ -214,8 +227,6 @@ class Grader:
         return await asyncio.get_running_loop().run_in_executor(self._executor, work)
 
     async def _grade_isolated(self, part: _Part, rollout: Rollout) -> Verdict:
-        if self._asks_quick and (quick := call_quickly(part.verifier, rollout, part.settings)) is not None:
-            return quick
         verdict = await self._workers().grade(part.key, part.reference, rollout, part.settings)
         if not is_timeout(verdict) or part.verifier.probe is None:
             return verdict
@@ -251,39 +262,42 @@ def _resolve_all(verifiers: Sequence[WeightedVerifier]) -> tuple[_Part, ...]:
     parts: list[_Part] = []
     keys: set[str] = set()
     for weighted in verifiers:
-        plugin = resolve("verifiers", weighted.reference)
-        verifier = as_verifier(plugin)
-        if isinstance(weighted.weight, bool) or not math.isfinite(weighted.weight):
-            raise ConfigError(f"verifier {verifier.name!r} has weight {weighted.weight}; a weight is a finite number")
-        family = _family(plugin, verifier, weighted.settings)
-        is_isolated = any(member.isolated for _, member in family if member.nested is None)
-        lost = next((member for member, _ in family if not _is_reachable(member)), None)
-        if is_isolated and lost is not None:
-            raise PluginError(
-                f"verifier {lost.name!r} ({lost.reference}) runs in worker processes, which cannot find it; define it at the "
-                "top level of a file, or declare isolated=False if it is linear in the response"
-            )
-        key, count = verifier.name, 1
+        part = _resolved(weighted)
+        key, count = part.key, 1
         while key in keys:
             count += 1
-            key = f"{verifier.name}#{count}"
+            key = f"{part.key}#{count}"
         keys.add(key)
-        loads = tuple(member.reference for member, _ in family)
-        settings = dict(weighted.settings)
-        parts.append(
-            _Part(
-                key,
-                verifier,
-                plugin.reference,
-                float(weighted.weight),
-                settings,
-                is_isolated,
-                waiting=tuple(member for _, member in family if member.waits),
-                loads=loads,
-                is_reachable=lost is None,
-            )
-        )
+        parts.append(replace(part, key=key))
     return tuple(parts)
+
+
+def _resolved(weighted: WeightedVerifier) -> _Part:
+    plugin = resolve("verifiers", weighted.reference)
+    verifier = as_verifier(plugin)
+    if isinstance(weighted.weight, bool) or not math.isfinite(weighted.weight):
+        raise ConfigError(f"verifier {verifier.name!r} has weight {weighted.weight}; a weight is a finite number")
+    family = _family(plugin, verifier, weighted.settings)
+    leaves = [member for _, member in family if member.nested is None]
+    is_isolated = any(leaf.isolated for leaf in leaves)
+    lost = next((member for member, _ in family if not _is_reachable(member)), None)
+    if is_isolated and lost is not None:
+        raise PluginError(
+            f"verifier {lost.name!r} ({lost.reference}) runs in worker processes, which cannot find it; define it at the "
+            "top level of a file, or declare isolated=False if it is linear in the response"
+        )
+    return _Part(
+        key=verifier.name,
+        verifier=verifier,
+        reference=plugin.reference,
+        weight=float(weighted.weight),
+        settings=dict(weighted.settings),
+        is_isolated=is_isolated,
+        waiting=tuple(member for _, member in family if member.waits),
+        loads=tuple(member.reference for member, _ in family),
+        is_reachable=lost is None,
+        is_bounded=all(one.quick is not None or not (one.isolated or one.waits) for one in (verifier, *leaves)),
+    )
 
 
 def _family(plugin: Plugin, verifier: Verifier, settings: Mapping[str, JSON], depth: int = 0) -> list[tuple[Plugin, Verifier]]:

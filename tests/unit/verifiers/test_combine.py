@@ -17,6 +17,8 @@ FORMATTED = "<think>two and two</think><answer>4</answer>"
 
 
 PARTS = Path(__file__).parent / "plugins" / "nested_parts.py"
+SLOW = f"{PARTS.with_name('blaming.py')}:slow"
+QUICK = f"{PARTS.with_name('blaming.py')}:quick"
 
 
 def run(name: str, response: str, settings: dict[str, Any], *, answer: JSON = "4", timeout_s: float = 20.0) -> Verdict:
@@ -65,10 +67,64 @@ def test_parts_in_this_process_stay_and_isolated_parts_go_to_a_worker() -> None:
     assert verdict.extracted != str(os.getpid())
 
 
-def test_a_part_that_hangs_is_killed_with_its_combination() -> None:
+def test_a_part_that_hangs_is_killed_and_the_others_keep_their_verdicts() -> None:
     verdict = run("all_of", FORMATTED, {"of": ["format", f"{PARTS}:never_ends"]}, timeout_s=0.5)
     assert verdict.outcome is Outcome.VERIFIER_ERROR
     assert "longer than 0.5 s" in verdict.reason
+    assert [part["outcome"] for part in verdict.details["parts"]] == ["correct", "verifier_error"]
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "score"),
+    [
+        ("gate", {"of": SLOW, "requires": ["number"]}, 0.0),
+        ("max", {"of": [SLOW, "number"]}, 1.0),
+        ("all_of", {"of": ["number", SLOW]}, 0.0),
+        ("weighted", {"of": [{"name": SLOW, "weight": 3.0}, "number"]}, 0.25),
+        ("route", {"to": {"unknown": "number"}, "default": SLOW}, 0.0),
+        ("max", {"of": [{"name": "gate", "args": {"of": SLOW, "requires": ["number"]}}, "number"]}, 1.0),
+    ],
+)
+def test_a_part_whose_probe_blames_the_response_is_incorrect_and_the_rest_counts(
+    name: str, settings: dict[str, Any], score: float
+) -> None:
+    verdict = run(name, "slow <answer>4</answer>", settings, timeout_s=0.5)
+    assert verdict.score == score
+    assert "takes too long" in json.dumps(verdict.details["parts"])
+
+
+def test_a_part_whose_probe_blames_the_gold_answer_fails() -> None:
+    verdict = run("weighted", "slow", {"of": [SLOW, "exact"]}, answer="slow", timeout_s=0.5)
+    assert verdict.outcome is Outcome.VERIFIER_ERROR
+    assert "longer than 0.5 s" in verdict.reason
+
+
+def test_what_every_part_finds_quickly_needs_no_worker() -> None:
+    async def graded(response: str) -> tuple[Verdict, bool]:
+        rollout = Rollout.from_response(Problem("p", (), "4"), response)
+        settings = {"of": QUICK, "requires": [{"name": "max", "args": {"of": [QUICK, "exact"]}}]}
+        async with Grader([WeightedVerifier("gate", 1.0, settings)], workers=1) as grader:
+            await grader.grade(rollout)
+            return rollout.verdicts["gate"], grader._pool is not None
+
+    verdict, needed_worker = asyncio.run(graded("4"))
+    assert (verdict.score, needed_worker) == (1.0, False)
+    verdict, needed_worker = asyncio.run(graded("5"))
+    assert (verdict.score, needed_worker) == (0.0, True)
+
+
+def test_a_combination_called_as_a_function_gives_the_same_verdict() -> None:
+    from rlvr.verifiers.combine import weighted
+
+    settings: dict[str, Any] = {"of": [{"name": "number", "weight": 3.0}, "format"]}
+    problem = Problem("p", (), "4")
+    called, graded = weighted(problem, Rollout.from_response(problem, "4"), **settings), run("weighted", "4", settings)
+    assert (called.outcome, called.score, called.reason, called.details) == (
+        graded.outcome,
+        graded.score,
+        graded.reason,
+        graded.details,
+    )
 
 
 def test_a_failing_part_is_our_fault_unless_the_score_is_settled_without_it() -> None:

@@ -96,19 +96,22 @@ def test_a_sandbox_that_fails_is_no_score() -> None:
     assert one.reward is None
 
 
-def test_combinations_wait_where_their_parts_do_and_go_to_a_worker_with_an_isolated_part() -> None:
-    waiting = WeightedVerifier("gate", 1.0, {"of": MEETS.reference, "requires": [IN_TURN.reference]})
-    assert Grader([waiting]).has_waiting
-    mixed = WeightedVerifier("all_of", 1.0, {"of": [f"{PLUGINS}:tells_worker", IN_TURN.reference]})
+def test_each_part_of_a_combination_runs_where_it_belongs() -> None:
+    settings = {"of": [f"{PLUGINS}:tells_worker", MEETS.reference, "f1"]}
+    mixed = WeightedVerifier("all_of", 1.0, settings)
     grader = Grader([mixed])
     assert grader.has_isolated
-    assert not grader.has_waiting
-    one = rollout("5")
-    with BlockingGrader([mixed], workers=1) as blocking:
-        blocking.grade([one])
-    assert one.verdict is not None
-    assert one.verdict.outcome is Outcome.CORRECT
-    assert one.verdict.extracted != str(os.getpid())
+    assert grader.has_waiting
+    graded = [rollout("5") for _ in range(TOGETHER)]
+    with BlockingGrader([mixed], workers=2) as blocking:
+        blocking.grade(graded)
+    assert outcomes(graded) == {Outcome.CORRECT}
+    isolated, waiting, here = (
+        {one.verdict.details["parts"][part]["extracted"] for one in graded if one.verdict is not None} for part in range(3)
+    )
+    assert str(os.getpid()) not in isolated
+    assert all(name.startswith("rlvr-verifier") for name in waiting)
+    assert here == {"5"}
 
 
 def test_a_closed_grader_gives_no_score() -> None:
