@@ -265,7 +265,7 @@ def test_a_slot_server_that_dies_comes_back(fragile: SandboxPool) -> None:
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # docker-py drops the socket that did not connect
 def test_no_engine_is_a_sandbox_error_that_says_what_to_do() -> None:
-    with pytest.raises(SandboxError, match=r"there is no engine .* or set DOCKER_HOST"):
+    with pytest.raises(SandboxError, match="set DOCKER_HOST"):
         DockerBackend("unix:///nowhere/docker.sock")
     gc.collect()
 
