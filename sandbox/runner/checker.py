@@ -1,7 +1,7 @@
 """What runs in the checking child: the tests, under a user that the submission can neither read nor signal.
 
-The submission is on the other end of a link. Its objects appear here as references that can be called, indexed and
-iterated, but never take part in a comparison; only plain data comes over.
+The submission is on the other end of a link. Only plain data comes over; its objects appear here as references (see
+remote.py) that are never asked to compare themselves with what a test expects.
 """
 
 import builtins
@@ -11,41 +11,41 @@ import random
 import signal
 import struct
 
-from .values import decode, encode
+from .remote import VALUE_NAMES, CannotPass, Instance, Reference, SubmissionGone, outgoing
+from .values import decode
 from .wire import read_exactly, write_all
 
 PAYLOAD, RESULT, LINK = 3, 4, 5
 MAX_MESSAGE_BYTES = 8 << 20
-MAX_ITERATIONS = 10_000_000
+MAX_DESCRIBED = 50  # failures whose messages are kept: a verdict that is too long to be read would be none
 
 
 class RemoteError(Exception):
     """An exception of a class that is not a builtin."""
 
 
-class SubmissionGone(BaseException):
-    """The submission ended or broke the protocol. Not an Exception: no test may take it for a result."""
-
-
-class CannotPass(BaseException):
-    """A test wants to hand over something that is not plain data."""
-
-
 class Link:
-    questions = 0
+    """Questions to the submission and its answers. `gone` and `cannot_pass` tell what a test's `except:` may have eaten."""
 
-    def ask(self, **query):
-        """One question, one answer; raises what the submission raised."""
-        return self.value(self.exchange(query))
+    questions = 0
+    gone = ""
+    cannot_pass = ""
+
+    def ask(self, refused, **query):
+        """One question, one answer; raises what the submission raised. `refused`: see `Reference`."""
+        return self.value(self.exchange(query), refused)
 
     def exchange(self, query):
-        data = json.dumps(query).encode()
         self.questions += 1
         try:
+            data = json.dumps(query).encode()
             write_all(LINK, struct.pack("!I", len(data)) + data)
             return self.receive()
         except (EOFError, OSError):
-            raise SubmissionGone("it ended before it answered") from None
+            self.gone = "it ended before it answered"
+        except SubmissionGone as error:
+            self.gone = str(error)
+        raise SubmissionGone(self.gone)
 
     def receive(self):
         (length,) = struct.unpack("!I", read_exactly(LINK, 4))
@@ -59,92 +59,53 @@ class Link:
             raise SubmissionGone("an answer cannot be read")
         return message
 
-    def value(self, answer):
+    def value(self, answer, refused):
         if "e" in answer:
             raise _exception(answer["e"])
-        return self.plain(answer.get("v"))
+        return self.plain(answer.get("v"), refused)
 
-    def plain(self, data):
+    def plain(self, data, refused):
         try:
-            return decode(data, lambda index, kind: Reference(self, index, kind))
-        except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError):
-            raise SubmissionGone("a value cannot be read") from None
+            return decode(data, lambda index, kind: Reference(self, index, kind, refused))
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError, ArithmeticError, RecursionError):
+            self.gone = "a value cannot be read"
+            raise SubmissionGone(self.gone) from None
+
+    def apply(self, query, args, kwargs, refused):
+        """A call; what it did to its arguments is done to ours, too."""
+        query["args"] = [self.outgoing(arg) for arg in args]
+        query["kwargs"] = {name: self.outgoing(value) for name, value in kwargs.items()}
+        answer = self.exchange(query)
+        value = self.value(answer, refused)
+        if "args" in answer:
+            theirs = self.plain(answer["args"], refused)
+            for mine, changed in zip(args, theirs if type(theirs) is list else (), strict=False):
+                _write_back(mine, changed)
+        return value
+
+    def outgoing(self, value):
+        try:
+            return outgoing(value)
+        except CannotPass as error:
+            self.cannot_pass = str(error)
+            raise
 
 
 def _exception(described):
-    kind, message = str(described.get("kind")), str(described.get("message"))[:500]
-    found = getattr(builtins, kind, None)
+    said = _said(described)
+    found = getattr(builtins, said["kind"], None)
     if isinstance(found, type) and issubclass(found, Exception) and not issubclass(found, UnicodeError):
         try:
-            return found(message)
+            return found(said["message"])
         except Exception:
             pass
-    return RemoteError(f"{kind}: {message}")
+    return RemoteError(f"{said['kind']}: {said['message']}")
 
 
-class Reference:
-    """An object that lives in the submission's process."""
-
-    def __init__(self, link, index, kind):
-        object.__setattr__(self, "_remote", (link, index, kind))
-
-    def __repr__(self):
-        return f"<remote {self._remote[2]}>"
-
-    def __eq__(self, other):  # never asked of the submission
-        return self is other
-
-    __hash__ = object.__hash__
-
-    def __bool__(self):
-        return True
-
-    def __getattr__(self, name):
-        if name.startswith("__"):
-            raise AttributeError(name)
-        link, index, _ = self._remote
-        return link.ask(op="get", id=index, name=name)
-
-    def __setattr__(self, name, value):
-        link, index, _ = self._remote
-        link.ask(op="set", id=index, name=name, value=outgoing(value))
-
-    def __call__(self, *args, **kwargs):
-        link, index, _ = self._remote
-        return _apply(link, {"op": "apply", "id": index}, args, kwargs)
-
-    def __iter__(self):
-        link, index, _ = self._remote
-        iterator = link.ask(op="iter", id=index)
-        for _ in range(MAX_ITERATIONS):
-            try:
-                yield link.ask(op="next", id=iterator._remote[1])
-            except StopIteration:
-                return
-
-
-def _method(name):
-    def method(self, *args):
-        link, index, _ = self._remote
-        return _apply(link, {"op": "method", "id": index, "name": name}, args, {})
-
-    method.__name__ = name
-    return method
-
-
-for _name in ("len", "getitem", "setitem", "add", "sub", "mul", "lt", "le", "gt", "ge", "neg", "abs", "int", "float"):
-    setattr(Reference, f"__{_name}__", _method(f"__{_name}__"))
-
-
-def _apply(link, query, args, kwargs):
-    query["args"] = [outgoing(arg) for arg in args]
-    query["kwargs"] = {name: outgoing(value) for name, value in kwargs.items()}
-    answer = link.exchange(query)
-    value = link.value(answer)
-    if "args" in answer:
-        for mine, theirs in zip(args, link.plain(answer["args"]), strict=False):
-            _write_back(mine, theirs)
-    return value
+def _said(described):
+    """A failure in the submission's words, which may be anything, as two texts."""
+    kind, message = (described.get(key) if type(described) is dict else None for key in ("kind", "message"))
+    return {"kind": kind[:80] if type(kind) is str else "Exception", "message": message[:500] if type(message) is str else ""}
 
 
 def _write_back(mine, theirs):
@@ -158,29 +119,16 @@ def _write_back(mine, theirs):
         mine.update(theirs)
 
 
-def outgoing(value):
-    """The wire form of an argument; references travel as what they stand for."""
-    if isinstance(value, Reference):
-        return {"~": "ref", "id": value._remote[1]}
-    if type(value) is list:
-        return [outgoing(item) for item in value]
-    if type(value) is tuple:
-        return {"~": "tuple", "v": [outgoing(item) for item in value]}
-    if type(value) is dict:
-        return {"~": "dict", "v": [[outgoing(key), outgoing(item)] for key, item in value.items()]}
-    data = encode(value)
-    if type(data) is dict and data.get("~") == "opaque":
-        raise CannotPass(f"a test passes a {data['c']} to the submission, which is not plain data")
-    return data
-
-
 def entry(link, name):
-    """A stand-in for one function or class of the submission."""
+    """A stand-in for one function or class of the submission; the test tells which by the name it gives it."""
+    short = name.split(".")[-1]
+    is_class = short[:1].isupper()
 
     def call(*args, **kwargs):
-        return _apply(link, {"op": "call", "function": name}, args, kwargs)
+        value = link.apply({"op": "call", "function": name}, args, kwargs, VALUE_NAMES)
+        return Instance.of(value) if is_class and type(value) is Reference else value
 
-    call.__name__ = call.__qualname__ = name.split(".")[-1]
+    call.__name__ = call.__qualname__ = short
     return call
 
 
@@ -199,7 +147,7 @@ def check(wanted):
     except (EOFError, OSError, SubmissionGone):
         loaded = {"e": {"kind": "SystemExit", "message": "the submission ended while it was loaded"}}
     if "e" in loaded:
-        verdict.update(checked=True, failures=[loaded["e"]], passed=[False])
+        verdict.update(checked=True, failures=[_said(loaded["e"])], passed=[False])
         return verdict
     for name in wanted["entry_points"]:
         space[name] = entry(link, name)
@@ -217,18 +165,22 @@ def check(wanted):
     verdict["checked"] = True
     has_finish = bool(wanted["finish"].strip())
     for chunk in chunks[1:] if has_finish else chunks[1:-1]:
+        failure = None
         try:
             exec(chunk, space)
-            verdict["passed"].append(True)
-            verdict["failures"].append(None)
-        except CannotPass as error:
-            verdict["unsupported"] = str(error)
-            break
         except BaseException as error:
-            verdict["passed"].append(False)
-            verdict["failures"].append(_described(error))
-            if isinstance(error, SubmissionGone):
-                break
+            failure = _described(error)
+        if link.cannot_pass:
+            verdict["unsupported"] = link.cannot_pass
+            break
+        if link.gone:  # whatever the test made of it
+            failure = {"kind": "SubmissionGone", "message": link.gone}
+        verdict["passed"].append(failure is None)
+        if failure is not None and verdict["passed"].count(False) > MAX_DESCRIBED:
+            failure["message"] = ""
+        verdict["failures"].append(failure)
+        if link.gone:
+            break
     return verdict
 
 
