@@ -29,10 +29,14 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# A finished run is kept beside the new one; an interrupted one is continued.
 quickstart: env
-	@rm -rf runs/quickstart
-	$(BIN)/rlvr train tasks/chains/base.toml out=runs/quickstart/base seed=$(SEED)
-	$(BIN)/rlvr train tasks/chains/quickstart.toml model=runs/quickstart/base out=runs/quickstart/run seed=$(SEED)
+	@if [ -f runs/quickstart/run/summary.json ]; then \
+		n=1; while [ -e runs/quickstart-$$n ]; do n=$$((n + 1)); done; \
+		mv runs/quickstart runs/quickstart-$$n && echo "== the last run is now in runs/quickstart-$$n"; \
+	fi
+	$(BIN)/rlvr train tasks/chains/base.toml out=runs/quickstart/base seed=$(SEED) --continue
+	$(BIN)/rlvr train tasks/chains/quickstart.toml model=runs/quickstart/base out=runs/quickstart/run seed=$(SEED) --continue
 
 # One thread in each of two workers: small tensors gain nothing from more.
 test: env

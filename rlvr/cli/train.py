@@ -27,6 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--resume", metavar="RUN", help="continue the run in this folder from its newest checkpoint")
     parser.add_argument(
+        "--continue",
+        dest="continues",
+        action="store_true",
+        help="if the recipe's folder holds this run already, go on with it: one command to repeat until the run is finished",
+    )
+    parser.add_argument(
         "--dry-run", action="store_true", help="check everything, print the resolved recipe and its arithmetic, stop"
     )
     parser.add_argument("--json", action="store_true", help="print the run's summary (or the dry run) as JSON")
@@ -34,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from rlvr.config import load_recipe
-    from rlvr.trainers.train import resume, train
+    from rlvr.trainers.train import resume, train, train_or_resume
 
     if args.resume is not None:
         if args.recipe is not None:
@@ -48,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         if args.dry_run:
             return _dry_run(recipe, as_json=args.json)
         with _view(as_json=args.json) as view:
-            finished = train(recipe, observer=view)
+            finished = (train_or_resume if args.continues else train)(recipe, observer=view)
     if args.json and _is_first_process():
         print(json.dumps(dict(finished.summary), indent=2))
     return 0

@@ -43,7 +43,6 @@ class RunFolder:
         folder = cls(path)
         folder.check_is_new()
         try:
-            path.mkdir(parents=True, exist_ok=True)
             write_text(path / "environment.json", json.dumps(environment(), indent=2) + "\n")
             # Last, because a config is what makes the folder a run.
             write_text(path / "config.toml", to_toml(recipe.model_dump()))
@@ -91,6 +90,13 @@ class RunFolder:
             for file in folder.glob(pattern):
                 if int(file.name.split(".")[0].removeprefix("step-")) > step:
                     file.unlink()
+
+    def spent_s(self) -> float:
+        """Wall-clock seconds of the run so far, over all processes that worked on it."""
+        lines = self.metrics.read_text(encoding="utf-8").splitlines() if self.metrics.exists() else []
+        spent = [_number(line, "time_total_s") for line in lines[-2:]]  # the last may be cut off
+        spent += [_number(self.summary.read_text(encoding="utf-8"), "wall_time_s")] if self.summary.exists() else []
+        return max(spent, default=0.0)
 
     def rollout_file(self, step: int) -> Path:
         return self.rollouts / f"step-{step:06d}.jsonl.gz"
@@ -157,7 +163,12 @@ def _finite(value: Any) -> Any:
 
 
 def _step_of(line: str) -> float:
+    return _number(line, "step", default=math.inf)
+
+
+def _number(text: str, key: str, default: float = 0.0) -> float:
+    """`default` also where a crash cut the text off."""
     try:
-        return float(json.loads(line)["step"])
+        return float(json.loads(text)[key])
     except (json.JSONDecodeError, KeyError, TypeError):
-        return math.inf  # a line cut off by a crash
+        return default

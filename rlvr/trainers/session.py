@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,16 @@ class Session:
     and the curriculum's state are the whole state of a run.
     """
 
-    def __init__(self, recipe: Recipe, folder: RunFolder, loaded: LoadedModel, world: World, observer: Observer) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        loaded: LoadedModel,
+        world: World,
+        observer: Observer,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.recipe = recipe
         self.folder = folder
         self.world = world
@@ -42,6 +52,7 @@ class Session:
         )
         self.updater = Updater(self.policy, recipe.optim, recipe.steps, world)
         self.step = 0
+        self.clock = clock  # seconds that the run took so far, those of earlier processes included
         self.extra_state: dict[str, Any] = {}
         self.results: dict[str, Any] = {}  # what summary.json will say beside paths and times
         self._writers: MetricWriters | None = None
@@ -74,7 +85,7 @@ class Session:
         self.step += 1
         if not self.world.is_main:
             return
-        line = {"step": self.step, **metrics}
+        line = {"step": self.step, **metrics, "time_total_s": self.clock()}
         self.folder.log(line)
         if self._writers is None:
             config = self.recipe.model_dump(mode="json")

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from rlvr.evaluation.report import write_report
 from rlvr.trainers.algorithms import Algorithm, build
 from rlvr.trainers.checkpoint import check_space, checkpoints, tidy
 from rlvr.trainers.distributed import World, join_world
+from rlvr.trainers.lock import locked
 from rlvr.trainers.lora import check_adapter, with_adapter
 from rlvr.trainers.metrics import check_writers
 from rlvr.trainers.optimizer import learning_rate
@@ -70,6 +72,46 @@ def resume(path: str | Path, *, observer: Observer | None = None) -> Run:
     return _start(recipe, folder, observer or SilentObserver(), is_new=False)
 
 
+def train_or_resume(recipe: Recipe | str | Path, *, observer: Observer | None = None) -> Run:
+    """Start a recipe, or go on with the run of it that is in its folder already; one that is finished is only shown.
+
+    Raises:
+        ConfigError: the folder holds a run of another recipe; names the first key that differs.
+        Otherwise as `train`.
+    """
+    chosen = _as_recipe(recipe, {})
+    path = default_path(chosen)
+    if not (path / "config.toml").is_file():
+        return train(chosen, observer=observer)
+    folder, stored = RunFolder.open(path)
+    algorithm = build(chosen.algorithm.name, chosen.algorithm.arguments) if isinstance(chosen, RunConfig) else None
+    asked = check_recipe(chosen, load_task(chosen.task, chosen.task_args), algorithm)
+    _check_same(path, stored, asked if asked.threads else asked.model_copy(update={"threads": stored.threads}))
+    if not folder.summary.is_file():
+        return resume(path, observer=observer)
+    summary = json.loads(folder.summary.read_text(encoding="utf-8"))
+    (observer or SilentObserver()).note(f"{path} holds this run already, finished")
+    (observer or SilentObserver()).final_table(summary)
+    return Run(path, Path(summary["checkpoint"]), summary)
+
+
+def _check_same(path: Path, stored: Recipe, asked: Recipe) -> None:
+    known, wanted = _flat(stored.model_dump(mode="json")), _flat(asked.model_dump(mode="json"))
+    for key in wanted | known:
+        if wanted.get(key) != known.get(key):
+            raise ConfigError(
+                f"{path} holds a run with {key} = {known.get(key)!r}, but {key} = {wanted.get(key)!r} is asked for; continue "
+                f"that one with `rlvr train --resume {path}`, move it away, or choose another out="
+            )
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(value, Mapping) or not value:
+        return {prefix: value}
+    parts = (_flat(item, f"{prefix}.{key}" if prefix else str(key)) for key, item in value.items())
+    return {key: item for part in parts for key, item in part.items()}
+
+
 def _as_recipe(recipe: Recipe | Mapping[str, Any] | str | Path | None, settings: Mapping[str, Any]) -> Recipe:
     if isinstance(recipe, RunConfig | SftConfig):
         if settings:
@@ -105,7 +147,7 @@ def _as_preset(algorithm: Algorithm) -> dict[str, Any]:
 
 
 def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: bool) -> Run:
-    started = time.time()
+    began = time.monotonic()
     _use_threads(recipe.threads)
     algorithm = build(recipe.algorithm.name, recipe.algorithm.arguments) if isinstance(recipe, RunConfig) else None
     task = load_task(recipe.task, recipe.task_args)
@@ -118,22 +160,27 @@ def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: boo
         observer = SilentObserver()
     elif is_new:
         folder.check_is_new()
-    session = _session(recipe, task, folder, world, observer)
-    run = _prepare(session, recipe, task, problems, algorithm, observer)
-    # Last of all checks, so that a run that cannot start leaves nothing behind.
-    if is_new and world.is_main:
-        RunFolder.create(folder.path, _with_threads(recipe))
-    world.wait()
-    try:
-        _run_interruptibly(run)
-    except KeyboardInterrupt:
-        observer.note(f"interrupted after step {session.step}; continue with: rlvr train --resume {folder.path}")
-        raise
-    finally:
-        session.close()
-    checkpoint = session.latest_checkpoint
-    assert checkpoint is not None, "a finished run has a checkpoint"
-    return Run(folder.path, checkpoint, _finish(session, checkpoint, time.time() - started))
+    with ExitStack() as stack:
+        if world.is_main and not is_new:
+            stack.enter_context(locked(folder.path))
+            began -= folder.spent_s()
+        session = _session(recipe, task, folder, world, observer, began=began, is_new=is_new)
+        run = _prepare(session, recipe, task, problems, algorithm, observer)
+        # Last of all checks, so that a run that cannot start leaves nothing behind.
+        if world.is_main and is_new:
+            stack.enter_context(locked(folder.path))
+            RunFolder.create(folder.path, _with_threads(recipe))
+        world.wait()
+        try:
+            _run_interruptibly(run)
+        except KeyboardInterrupt:
+            observer.note(f"interrupted after step {session.step}; continue with: rlvr train --resume {folder.path}")
+            raise
+        finally:
+            session.close()
+        checkpoint = session.latest_checkpoint
+        assert checkpoint is not None, "a finished run has a checkpoint"
+        return Run(folder.path, checkpoint, _finish(session, checkpoint))
 
 
 def _prepare(
@@ -153,17 +200,19 @@ def _prepare(
     return ReinforcementRun(session, recipe, task, problems, algorithm, observer, initial).run
 
 
-def _session(recipe: Recipe, task: Task, folder: RunFolder, world: World, observer: Observer) -> Session:
+def _session(
+    recipe: Recipe, task: Task, folder: RunFolder, world: World, observer: Observer, *, began: float, is_new: bool
+) -> Session:
     newest = next(reversed(checkpoints(folder.checkpoints)), None)
     loaded = _load(recipe, task, newest, world)
     check_space(folder.path, loaded.model, recipe.checkpoint.keep)
-    session = Session(recipe, folder, loaded, world, observer)
+    session = Session(recipe, folder, loaded, world, observer, clock=lambda: time.monotonic() - began)
     if session.renderer.notice:
         observer.note(session.renderer.notice)
     if newest is not None:
         session.restore(newest)
         observer.note(f"continuing after step {session.step}, from {newest}")
-    if world.is_main:
+    if world.is_main and not is_new:
         folder.rewind(session.step)
         tidy(folder.checkpoints, keep=recipe.checkpoint.keep)
     return session
@@ -231,13 +280,13 @@ def _has_running_loop() -> bool:
     return True
 
 
-def _finish(session: Session, checkpoint: Path, elapsed_s: float) -> dict[str, Any]:
+def _finish(session: Session, checkpoint: Path) -> dict[str, Any]:
     """Write summary.json and the report, and show the closing table."""
     folder = session.folder
     summary = {
         **session.results,
         "steps": session.step,
-        "wall_time_s": elapsed_s,
+        "wall_time_s": session.clock(),
         "run": str(folder.path),
         "checkpoint": str(checkpoint),
         "rollouts": str(folder.rollouts),

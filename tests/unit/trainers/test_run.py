@@ -25,7 +25,7 @@ METRICS = {
     "step", "reward_mean", "correct_share", "unparsed_share", "truncated_share", "unscored_share", "tokens_mean",
     "verifier_sevens", "rollouts", "tokens", "groups", "groups_dropped", "groups_without_signal", "rounds",
     "clip_share", "policy_kl", "ratio_max", "entropy", "sampling_kl", "loss", "grad_norm", "lr", "epoch",
-    "time_step_s", "time_generate_s", "time_update_s", "time_tokens_per_s",
+    "time_step_s", "time_generate_s", "time_update_s", "time_tokens_per_s", "time_total_s",
 }  # fmt: skip
 
 
