@@ -37,16 +37,18 @@ ENVIRONMENT = {
 class BubblewrapBackend:
     """Starts boxes with `bwrap`; `layers` as of the image (`science`, `cpp`).
 
+    `has_users`: whether boxes get users of their own, which only root can give (None: whether this is root).
+
     Raises:
         SandboxError: bubblewrap is missing or may not make namespaces here, or the root file system cannot be made.
     """
 
-    def __init__(self, layers: tuple[str, ...] = ("science",)) -> None:
+    def __init__(self, layers: tuple[str, ...] = ("science",), *, has_users: bool | None = None) -> None:
         program = shutil.which("bwrap")
         if program is None:
             raise SandboxError("bubblewrap is not installed: install the package `bubblewrap`, or Docker")
         self._program = program
-        self._is_root = os.geteuid() == 0
+        self._has_users = os.geteuid() == 0 if has_users is None else has_users
         self._root = root_file_system(layers)
         self._check()
         self.name = "bubblewrap"
@@ -54,7 +56,7 @@ class BubblewrapBackend:
 
     def start(self, slots: int, flavor: Flavor, *, is_for_sessions: bool = False) -> LocalBox:
         folder = box_folder()
-        if self._is_root:
+        if self._has_users:
             first_user = FIRST_USER + secrets.randbelow(LAST_USER - FIRST_USER - USERS_PER_SLOT * slots)
             parts = [self._part(folder / "sock", slots, flavor, "--uid", str(first_user))]
         else:
@@ -70,10 +72,18 @@ class BubblewrapBackend:
         return Part([*self._confined("--bind", str(sockets), "/sock"), *runner, *options], sockets, slots)
 
     def _confined(self, *mounts: str) -> list[str]:
-        rights = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_KILL"] if self._is_root else []
+        rights = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_KILL"] if self._has_users else []
         return [
-            *(self._program, "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--unshare-cgroup-try"),
-            *([] if self._is_root else ["--unshare-user"]),
+            *(
+                self._program,
+                "--unshare-pid",
+                "--unshare-net",
+                "--unshare-ipc",
+                "--unshare-uts",
+                "--unshare-cgroup-try",
+                "--as-pid-1",
+            ),
+            *([] if self._has_users else ["--unshare-user"]),
             *("--cap-drop", "ALL", *rights),
             *("--ro-bind", str(self._root), "/", "--proc", "/proc", "--dev", "/dev"),
             *("--perms", "1777", "--size", str(FILES_BYTES), "--tmpfs", "/dev/shm"),

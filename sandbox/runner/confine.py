@@ -57,7 +57,6 @@ def confine_server():
     """Limits and marks that every child inherits, so that they cost nothing per execution."""
     _prctl(_PR_SET_CHILD_SUBREAPER, 1)  # orphans come to the slot's server
     _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    set_oom_score(100)
     for what, value in (
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_NOFILE, 256),
@@ -75,7 +74,9 @@ def forbid_new_privileges():
 def detach(bounds, descriptors, folder):
     """Give a fresh child its own session, limits and folder; `descriptors[n]` becomes its number n, every other one is closed."""
     os.setsid()
-    set_oom_score(1000)  # out of memory takes a submission first, never its server
+    # Out of memory takes a submission before a server. It may lower this to the server's own score again, not below: then the
+    # largest process goes first, which no server is.
+    set_oom_score(1000)
     for number, fd in enumerate(descriptors):
         os.dup2(fd, number)
     os.closerange(len(descriptors), _MAX_FD)

@@ -39,6 +39,8 @@ def main():
     if options.wait:
         _wait_for_attached()
     confine.forbid_new_privileges()
+    if options.users != "separate":
+        confine.hide_memory()  # the supervisor has the submissions' user, too
     os.umask(0o022)
     sys.dont_write_bytecode = True
     for name in (*STANDARD, *(SCIENCE if options.preload == "science" else ())):

@@ -1,8 +1,8 @@
 """One slot: a server process that runs one thing at a time.
 
-The server parses only a header of limits. What a request carries goes into a memory file through a buffer that is
-zeroed, so that no child inherits another one's code or tests; a child drops its rights before it reads anything. What comes
-back is read when every process of the slot is dead.
+The server parses only a header of limits. What a request carries and what comes back stays in memory files, and passes
+through the server in a buffer that is zeroed, so that no child inherits another one's code, tests or output; a child drops its
+rights before it reads anything. What comes back is sent when every process of the slot is dead.
 
     request:  u32 n | header JSON | payloads   (header["p"]: the lengths of each payload's parts)
     response: u32 n | header JSON | blobs      (header["b"]: their lengths; blobs are what the submission wrote)
@@ -17,17 +17,16 @@ import struct
 import time
 
 from . import checker, confine, submission
-from .users import reap, reap_all
-from .wire import keep, memory_file, read_exactly, read_file, write_all
+from .users import UnkillableError, reap, reap_all
+from .wire import keep, memory_file, read_exactly, receive_into, send_with_files, size_of
 
 SHARED_MEMORY = "/dev/shm"
 RESULT = 4  # its number in a child
 MAX_RESULT_BYTES = 8 << 20
+MAX_ERROR_BYTES = 8192
 MAX_HEADER_BYTES = 1 << 16
+MAX_STALE_READS = 64
 HANGUP = getattr(select, "POLLRDHUP", 0x2000) | select.POLLHUP | select.POLLERR
-
-_chunk = bytearray(1 << 16)
-_zeros = bytes(1 << 16)
 
 
 class Slot:
@@ -55,7 +54,7 @@ class Slot:
 
     def serve(self, reader, writer):
         """Answer requests until the other side closes."""
-        self.reader = reader
+        self.reader, self.writer = reader, writer
         try:
             while True:
                 try:
@@ -67,16 +66,12 @@ class Slot:
                 except (EOFError, ConnectionError, ValueError):
                     return
                 try:
-                    answer = self._handle(header, payloads)
+                    is_answered = self._handle(header, payloads)
                 finally:
                     for fd in payloads:
                         os.close(fd)
-                if answer is None:  # the host gave this execution up
+                if not is_answered:  # the host gave this execution up
                     return
-                described, blobs = answer
-                described["b"] = [len(blob) for blob in blobs]
-                data = json.dumps(described).encode()
-                write_all(writer, b"".join((struct.pack("!I", len(data)), data, *blobs)))
         except ConnectionError:
             return
         finally:
@@ -85,29 +80,34 @@ class Slot:
     def _receive(self, parts):
         fd = memory_file("payload")
         left = sum(parts)
-        view = memoryview(_chunk)
         while left:
-            count = os.readv(self.reader, [view[: min(left, len(_chunk))]])
+            count = receive_into(self.reader, fd, left)
             if not count:
                 os.close(fd)
                 raise EOFError
-            write_all(fd, view[:count])
-            _chunk[:count] = _zeros[:count]
             left -= count
         os.lseek(fd, 0, 0)
         return fd
 
+    def _answer(self, described, files=()):
+        """`files`: (descriptor, offset, length) of each blob."""
+        described["b"] = [length for _, _, length in files]
+        data = json.dumps(described).encode()
+        send_with_files(self.writer, struct.pack("!I", len(data)) + data, files)
+        return True
+
     def _handle(self, header, payloads):
+        """Whether it was answered; False where nobody waits any more."""
         kind = header["k"]
         if kind == "ping":
-            return {"st": "pong", "pid": os.getpid()}, []
+            return self._answer({"st": "pong", "pid": os.getpid()})
         if kind == "open":
             return self._open_session(header)
         if kind == "ask":
             return self._ask_session(header, payloads[0])
         if kind == "close":
             self._end_session()
-            return {"st": "closed"}, []
+            return self._answer({"st": "closed"})
         if kind == "checks":
             return self._run_checks(header, payloads)
         return self._run(header, payloads)
@@ -130,10 +130,10 @@ class Slot:
             ended = self._wait(child, started + bounds.wall_s)
             described = self._finish(ended, [child], started, bounds)
             if described is None:
-                return None
+                return False
             described["out"], described["err"] = os.fstat(out).st_size, os.fstat(error).st_size
-            blobs = [read_file(result, MAX_RESULT_BYTES), read_file(out, bounds.kept_bytes), read_file(error, 8192)]
-            return described, blobs
+            limits = ((result, MAX_RESULT_BYTES), (out, bounds.kept_bytes), (error, MAX_ERROR_BYTES))
+            return self._answer(described, [(fd, 0, size_of(fd, limit)) for fd, limit in limits])
         finally:
             for fd in (result, out, error):
                 os.close(fd)
@@ -167,9 +167,10 @@ class Slot:
                 os.kill(served, 9)
             described = self._finish(ended, [checking, served], started, bounds)
             if described is None:
-                return None
+                return False
             described["out"], described["err"] = os.fstat(out).st_size, 0
-            return described, [read_file(result, MAX_RESULT_BYTES), read_file(out, bounds.kept_bytes), b""]
+            limits = ((result, MAX_RESULT_BYTES), (out, bounds.kept_bytes), (out, 0))
+            return self._answer(described, [(fd, 0, size_of(fd, limit)) for fd, limit in limits])
         finally:
             for fd in (result, out, ours, theirs):
                 if fd >= 0:
@@ -255,6 +256,8 @@ class Slot:
         for folder, is_own in ((self.folder, True), (SHARED_MEMORY, False)):
             if self.users.has_files(folder, is_own=is_own):
                 self.users.wipe(folder)
+                if self.users.has_files(folder, is_own=is_own):  # nothing else may run in here
+                    raise UnkillableError(f"files of a submission cannot be removed from {folder}")
         return left
 
     # -- sessions
@@ -267,55 +270,87 @@ class Slot:
         descriptors = (self.null, out, out, self.null, self.null, theirs)
         pid = self._spawn("session", [], bounds, header.get("seed", 0), descriptors)
         os.close(theirs)
+        os.set_blocking(ours, False)
         self.session = (pid, ours, out)
-        return {"st": "open"}, []
+        return self._answer({"st": "open"})
 
     def _ask_session(self, header, payload):
-        if self.session is None:
-            return {"st": "none"}, [b"", b""]
-        pid, link, out = self.session
-        os.ftruncate(out, 0)
-        os.lseek(out, 0, 0)
-        request = read_file(payload, MAX_RESULT_BYTES)
-        started = time.monotonic()
-        status, answer = self._exchange(pid, link, request, started + float(header["wall_s"]))
-        blobs = [answer, read_file(out, int(header["output_bytes"]))]
-        described = {"st": status, "wall": round(time.monotonic() - started, 6), "out": os.fstat(out).st_size}
-        if status in ("dead", "killed", "dropped"):
-            self._end_session()
-        return None if status == "dropped" else (described, blobs)
-
-    def _exchange(self, pid, link, request, deadline):
-        """Send one request to the session. Late: an interrupt first, then the end. "ok", "late", "killed", "dead", "dropped"."""
+        answer = memory_file("answer")
         try:
-            write_all(link, struct.pack("!I", len(request)) + request)
-        except OSError:
-            return "dead", b""
+            if self.session is None:
+                return self._answer({"st": "none", "wall": 0.0, "out": 0}, [(answer, 0, 0), (answer, 0, 0)])
+            pid, link, out = self.session
+            os.ftruncate(out, 0)
+            os.lseek(out, 0, 0)
+            started = time.monotonic()
+            status, length = self._exchange(pid, link, payload, answer, started + float(header["wall_s"]))
+            if status == "dropped":
+                self._end_session()
+                return False
+            described = {"st": status, "wall": round(time.monotonic() - started, 6), "out": os.fstat(out).st_size}
+            files = [(answer, 4, length), (out, 0, size_of(out, int(header["output_bytes"])))]
+            try:
+                return self._answer(described, files)
+            finally:
+                if status in ("dead", "killed"):
+                    self._end_session()
+        finally:
+            os.close(answer)
+
+    def _exchange(self, pid, link, request, answer, deadline):
+        """Send one request to the session, and move what it answers to a file: ("ok" or "late", its length).
+
+        Late: an interrupt first, then the end. Without an answer: "killed" (it took too long or broke the protocol), "dead" or
+        "dropped" (the host hung up). The session may stop reading or answer unasked: nothing here waits for it alone.
+        """
+        head = struct.pack("!I", size_of(request, MAX_RESULT_BYTES))
+        total, sent, got, status = 4 + size_of(request, MAX_RESULT_BYTES), 0, 0, "ok"
+        if not self._discard_stale(link):
+            return "killed", 0
         poll = select.poll()
-        poll.register(link, select.POLLIN)
+        poll.register(link, select.POLLIN | select.POLLOUT)
         poll.register(self.reader, HANGUP & ~(select.POLLHUP | select.POLLERR))
-        buffer, status = b"", "ok"
         while True:
             left_ms = (deadline - time.monotonic()) * 1000
             if left_ms <= 0:
                 if status == "late":
-                    return "killed", b""
+                    return "killed", 0
                 status, deadline = "late", time.monotonic() + 0.5
                 os.kill(pid, signal.SIGINT)
                 continue
-            for ready, _ in poll.poll(left_ms + 1):
+            for ready, events in poll.poll(left_ms + 1):
                 if ready != link:
-                    return "dropped", b""
-                data = os.read(link, 1 << 16)
-                if not data:
-                    return "dead", b""
-                buffer += data
-            if len(buffer) >= 4:
-                (length,) = struct.unpack("!I", buffer[:4])
-                if length > MAX_RESULT_BYTES:
-                    return "killed", b""
-                if len(buffer) >= 4 + length:
-                    return status, buffer[4 : 4 + length]
+                    return "dropped", 0
+                try:
+                    if events & select.POLLOUT and sent < total:
+                        sent += os.write(link, head[sent:]) if sent < 4 else os.sendfile(link, request, sent - 4, total - sent)
+                        if sent == total:
+                            poll.modify(link, select.POLLIN)
+                    if events & ~select.POLLOUT:
+                        count = receive_into(link, answer, 4 + MAX_RESULT_BYTES - got)
+                        if not count:
+                            return "dead", 0
+                        got += count
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    return "dead", 0
+            if got >= 4:
+                (length,) = struct.unpack("!I", os.pread(answer, 4, 0))
+                if length > MAX_RESULT_BYTES or (got >= 4 + length and sent < total):
+                    return "killed", 0
+                if got >= 4 + length:
+                    return status, length
+
+    def _discard_stale(self, link):
+        """Forget what the session said unasked (an interrupt may make it answer twice); False where it does not stop."""
+        for _ in range(MAX_STALE_READS):
+            try:
+                if not receive_into(link, self.null, 1 << 20):
+                    return True
+            except OSError:
+                return True
+        return False
 
     def _end_session(self):
         if self.session is None:

@@ -15,7 +15,7 @@ MAX_ROUNDS = 500
 
 
 class UnkillableError(Exception):
-    """Processes of a slot do not go away."""
+    """Processes or files of a slot do not go away."""
 
 
 class Separate:
@@ -178,11 +178,12 @@ def reap(pid):
 def wipe(folder):
     """Remove all files of this process's user, when none of the slot's processes is left.
 
-    Sub-folders are hoisted to the top, so that neither depth, nor the length of a path, nor mode 0 can stop it.
+    Sub-folders are hoisted to the top, so that neither depth, nor the length of a path, nor mode 0 can stop it; under names
+    that nobody could foresee, so that nothing can be in the way.
     """
     me = os.getuid()
     os.chdir(folder)
-    serial = 0
+    prefix, serial = f".wipe-{os.urandom(12).hex()}", 0
     while True:
         with os.scandir(".") as entries:
             mine = [entry for entry in entries if entry.stat(follow_symlinks=False).st_uid == me]
@@ -199,7 +200,7 @@ def wipe(folder):
                 if child.is_dir(follow_symlinks=False):
                     serial += 1
                     os.chmod(child.path, 0o700)
-                    os.rename(child.path, f".wipe-{os.getpid()}-{serial}")
+                    os.rename(child.path, f"{prefix}-{serial}")
                 else:
                     os.unlink(child.path)
             os.rmdir(entry.name)

@@ -1,9 +1,16 @@
-"""Bytes in and out: exact reads and writes, memory files, descriptors that no child's numbering can clobber."""
+"""Bytes in and out: exact reads and writes, memory files, descriptors that no child's numbering can clobber.
+
+A server's own memory is what its next children begin with. Whatever one submission sends or receives passes through one buffer
+that is zeroed, or not through the server at all: another one would find it otherwise.
+"""
 
 import fcntl
 import os
 
 LOWEST_KEPT = 10  # children use 0 to 5; whatever the server keeps lies above
+
+_chunk = bytearray(1 << 17)
+_zeros = bytes(1 << 17)
 
 
 def read_exactly(fd: int, count: int) -> bytes:
@@ -36,14 +43,43 @@ def memory_file(name: str) -> int:
     return keep(os.memfd_create(name, os.MFD_CLOEXEC))
 
 
-def read_file(fd: int, limit: int) -> bytes:
-    """The first `limit` bytes of a file, from its start, wherever its position is."""
-    size = min(os.fstat(fd).st_size, limit)
-    parts, offset = [], 0
-    while offset < size:
-        part = os.pread(fd, size - offset, offset)
-        if not part:
-            break
-        parts.append(part)
-        offset += len(part)
-    return b"".join(parts)
+def receive_into(reader: int, file: int, limit: int) -> int:
+    """Move at most `limit` bytes from a stream to a file; returns how many, 0 where the stream ended."""
+    view = memoryview(_chunk)
+    count = os.readv(reader, [view[: min(limit, len(_chunk))]])
+    try:
+        write_all(file, view[:count])
+    finally:
+        _chunk[:count] = _zeros[:count]
+    return count
+
+
+def send_with_files(writer: int, head: bytes, files: list[tuple[int, int, int]]) -> None:
+    """Send `head` and then parts of files: (descriptor, offset, length). A file that has become shorter ends in zeros."""
+    total = sum(length for _, _, length in files)
+    if total > len(_chunk):
+        write_all(writer, head)
+        for fd, offset, length in files:
+            while length:
+                sent = os.sendfile(writer, fd, offset, length)
+                if not sent:
+                    sent = os.write(writer, _zeros[:length])
+                offset, length = offset + sent, length - sent
+        return
+    view = memoryview(_chunk)
+    try:
+        at = 0
+        for fd, offset, length in files:
+            if length:
+                os.preadv(fd, [view[at : at + length]], offset)
+            at += length
+        sent = os.writev(writer, [head, view[:at]])
+        if sent < len(head) + at:
+            write_all(writer, head[sent:])
+            write_all(writer, view[max(sent - len(head), 0) : at])
+    finally:
+        _chunk[:total] = _zeros[:total]
+
+
+def size_of(fd: int, limit: int) -> int:
+    return min(os.fstat(fd).st_size, limit)
