@@ -103,7 +103,10 @@ def described(image: Any) -> Image:
             key.removeprefix(LABEL_VERSIONS): text for key, text in sorted(labels.items()) if key.startswith(LABEL_VERSIONS)
         },
         size_mb=image.attrs.get("Size", 0) / 1e6,
-        is_current=labels.get(LABEL_RUNNER) == digest_of(RUNNER) and labels.get(LABEL_RECIPE) == digest_of(RECIPE),
+        # A build takes the name from the image before it, which then waits to be pruned.
+        is_current=bool(image.tags)
+        and labels.get(LABEL_RUNNER) == digest_of(RUNNER)
+        and labels.get(LABEL_RECIPE) == digest_of(RECIPE),
     )
 
 

@@ -124,7 +124,8 @@ def _remove_old_images(client: DockerClient) -> tuple[str, ...]:
                     raise
             else:
                 removed.append(tag)
-        # What the Dockerfile's first stage leaves, which has no name.
-        stages = client.images.prune(filters={"dangling": True, "label": LABEL_STAGE})["ImagesDeleted"] or ()
-        removed += [str(stage["Deleted"]) for stage in stages if "Deleted" in stage]
+        # Without a name are the Dockerfile's first stage, and bases that a newer build replaced.
+        for label in (LABEL_STAGE, LABEL):
+            pruned = client.images.prune(filters={"dangling": True, "label": label})["ImagesDeleted"] or ()
+            removed += [str(image["Deleted"]) for image in pruned if "Deleted" in image]
     return tuple(removed)

@@ -38,8 +38,9 @@ def main(folder: str, layers: list[str]) -> None:
     if "cpp" in layers:
         facts["g++"], fault = _compile()
         faults += fault
-    faults += [f"{folder}/{name} is there" for folder in ("/bin", "/usr/bin", "/usr/local/bin") for name in SHELLS
-               if os.path.lexists(f"{folder}/{name}")]  # fmt: skip
+    folders = sorted({os.path.realpath(folder) for folder in ("/bin", "/sbin", "/usr/bin", "/usr/sbin", "/usr/local/bin")})
+    places = [f"{folder}/{name}" for folder in folders for name in SHELLS]
+    faults += [f"{place} is there" for place in places if os.path.lexists(place)]
     faults += _special_files()
     if os.readlink("/tmp") != "/proc/self/cwd":
         faults.append("/tmp is not the working directory")
