@@ -58,12 +58,14 @@ class Program:
 class Calls:
     """Define `code`, then call `function` (a name, `Class.method`, or a method of `Solution`) once per call, in order.
 
-    No expected value belongs in here: comparing is the caller's work, outside the sandbox.
+    No expected value belongs in here: comparing is the caller's work, outside the sandbox. `stops_when_late`: a call that runs
+    into its own limit is the last; where one failure settles everything, the others would only cost as much time again.
     """
 
     code: str
     function: str
     calls: tuple[Call, ...]
+    stops_when_late: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,7 +154,7 @@ def _calls(job: Calls) -> bytes:
         calls = [[encode(list(call.args)), encode(dict(call.kwargs))] for call in job.calls]
     except NotPlainError as error:
         raise SandboxError(f"a call of {job.function!r} cannot be made: {error}") from error
-    return json.dumps({"function": job.function, "calls": calls}).encode()
+    return json.dumps({"function": job.function, "calls": calls, "stops_when_late": job.stops_when_late}).encode()
 
 
 def _checks(job: Checks, nonce: str) -> bytes:

@@ -61,7 +61,10 @@ def calls(lengths, bounds):
     if bounds.call_s:
         signal.signal(signal.SIGALRM, _on_alarm)
     for args, kwargs in wanted["calls"]:
-        _report(_one_call(function, decode(args), decode(kwargs), bounds.call_s))
+        line = _one_call(function, decode(args), decode(kwargs), bounds.call_s)
+        _report(line)
+        if "late" in line and wanted["stops_when_late"]:
+            break
     return 0
 
 
