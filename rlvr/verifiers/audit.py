@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,7 @@ CARRIER_SAMPLES = 3  # of each setting, to find out where an answer may stand
 TIMED = 200  # verdicts that are timed, and repeated in threads and in fresh processes
 MEASURE_TIMEOUT_S = 300.0
 WORKERS = 2
+THREADS = 16  # of a verifier that waits
 
 # Whatever the limits say, these may never go wrong.
 _NEVER = frozenset({"golden", "empty", "no_op", "format_only", "exploit", "code", "unicode", "very_long", "heavy"})
@@ -104,11 +106,12 @@ def audit(
     """Probe a verifier with golden `cases` and with `samples`, which are made from the cases that are right if there are none.
 
     `settings` hold for all samples and cases, under those that they bring themselves. A verifier that other processes can find is
-    run in worker processes with `timeout_s` for each verdict; others run here.
+    run in worker processes with `timeout_s` for each verdict; others run here, and those that wait for a sandbox run in threads.
 
     Raises:
         PluginError: the verifier is unknown or broken.
         ConfigError: a setting is wrong, or there is nothing to audit with.
+        SandboxError: the verifier runs code, and this machine has no sandbox.
     """
     started = time.perf_counter()
     bench = _Bench.of(verifier, timeout_s, on_progress)
@@ -159,7 +162,7 @@ def probe_jobs(probes: Iterable[Probe]) -> list[_Job]:
 
 
 class _Bench:
-    """Grades jobs: in worker processes where they can find the verifier, else here."""
+    """Grades jobs: in worker processes where they can find the verifier and it does not wait for anything, else here."""
 
     def __init__(
         self, verifier: Verifier, reference: str | None, timeout_s: float, on_progress: Callable[[int, int], None]
@@ -168,6 +171,7 @@ class _Bench:
         self._timeout_s, self._on_progress = timeout_s, on_progress
         self._done = self._total = 0
         self._loads = [reference] if reference is not None else []
+        self.waits = False
 
     @classmethod
     def of(
@@ -186,26 +190,41 @@ class _Bench:
 
     def prepare(self, settings: Sequence[Mapping[str, JSON]]) -> None:
         """Check every set of settings, and find out which verifiers they nest: a worker loads those, too."""
+        family = [self.verifier]
         for given in settings:
             check_settings(self.verifier, given)
-            self._loads += _nested(self.verifier, given)
+            nested = _nested(self.verifier, given)
+            family += [as_verifier(plugin) for plugin in nested]
+            self._loads += [plugin.reference for plugin in nested]
         self._loads = list(dict.fromkeys(self._loads))
+        waiting = [one for one in dict.fromkeys(family) if one.waits]
+        self.waits = bool(waiting) and not any(one.isolated and one.nested is None for one in family)
+        for one in waiting:
+            if one.warm_up is not None:
+                one.warm_up()
 
     def expect(self, count: int) -> None:
         self._total += count
 
     def grade(self, jobs: Sequence[_Job]) -> list[Verdict]:
+        if self.waits:
+            with ThreadPoolExecutor(THREADS) as executor:
+                return list(executor.map(self._grade_here, jobs))
         if self.reference is None:
-            return [too_long(rollout) or self._counted(call_verifier(self.verifier, rollout, given)) for rollout, given in jobs]
+            return [self._grade_here(job) for job in jobs]
         return asyncio.run(self._in_workers(self.reference, jobs))
 
     def measure(self, jobs: Sequence[_Job]) -> dict[str, Any]:
         """See `audit_worker.measure`; `error` holds what went wrong in the worker."""
-        if self.reference is None:
+        if self.reference is None or self.waits:
             return measure(self.verifier, jobs)
         sent = [{"rollout": rollout_to_json(rollout), "settings": dict(given)} for rollout, given in jobs]
         verdict = asyncio.run(self._measure_in_worker({"reference": self.reference, "jobs": sent}))
         return dict(verdict.details) if verdict.outcome is Outcome.CORRECT else {"error": verdict.reason}
+
+    def _grade_here(self, job: _Job) -> Verdict:
+        rollout, given = job
+        return too_long(rollout) or self._counted(call_verifier(self.verifier, rollout, given))
 
     async def _in_workers(self, reference: str, jobs: Sequence[_Job]) -> list[Verdict]:
         pool = WorkerPool(self._loads, workers=WORKERS, timeout_s=self._timeout_s, retries=1, memory_mb=4096)
@@ -241,11 +260,11 @@ def _reachable(plugin: Plugin) -> str | None:
     return None if is_missing or "<locals>" in plugin.reference else plugin.reference
 
 
-def _nested(verifier: Verifier, settings: Mapping[str, JSON]) -> list[str]:
+def _nested(verifier: Verifier, settings: Mapping[str, JSON]) -> list[Plugin]:
     found = []
     for child in verifier.nested(settings) if verifier.nested is not None else ():
         plugin = resolve("verifiers", child.reference)
-        found += [plugin.reference, *_nested(as_verifier(plugin), child.settings)]
+        found += [plugin, *_nested(as_verifier(plugin), child.settings)]
     return found
 
 
@@ -344,8 +363,9 @@ def _measured_rows(
         return
     alone = [verdict_from_json(one) for one in measured["alone"]]
     threaded = [verdict_from_json(one) for one in measured["threaded"]]
-    if bench.reference is None:
-        yield Row("processes", _MEANING["processes"], Rate(0, 0), 0.0, note="no other process can find this verifier")
+    if bench.reference is None or bench.waits:
+        note = "it waits in this process for the sandbox" if bench.waits else "no other process can find this verifier"
+        yield Row("processes", _MEANING["processes"], Rate(0, 0), 0.0, note=note)
     else:
         yield _stable("processes", probes, [verdicts[id(probe)] for probe in probes], alone)
     yield _stable("threads", probes, alone, threaded)

@@ -45,6 +45,7 @@ Which: TypeAlias = Literal["all", "public", "private"]
 
 DEFAULT_TEST_S = 6.0  # as LiveCodeBench's
 DEFAULT_MEMORY_MB = 1024
+MAX_CPU_S = 250.0  # the sandbox gives an execution ten minutes at most, and a busy machine half a core
 MAX_LISTED = 100
 MAX_NOTED = 5
 MAX_NAME_CHARS = 40
@@ -70,9 +71,9 @@ def code(
     which: Which = "all",
     challenge: bool = False,
     max_tests: int | None = None,
-    timeout_s: float | None = None,
-    total_s: float = 30.0,
-    memory_mb: int | None = None,
+    time_limit_s: float | None = None,
+    total_limit_s: float = 30.0,
+    memory_limit_mb: int | None = None,
     imports: bool = True,
 ) -> Verdict:
     """Correct when the program in the response passes its tests, in the sandbox.
@@ -83,17 +84,24 @@ def code(
     its body.
 
     `scoring`: "all" tests must pass; "fraction" gives the share that do; "first_k" runs the first `k` alone, and all must pass.
-    `which` keeps to public or private tests, `max_tests` to so many, spread evenly; `challenge` adds MBPP's. `timeout_s` is CPU
-    time for each test and `total_s` for all of them; unset, `timeout_s` and `memory_mb` are what the tests say, or 6 s and 1 GiB.
-    `imports` puts what LeetCode imports in front of submissions to JSON tests of calls.
+    `which` keeps to public or private tests, `max_tests` to so many, spread evenly; `challenge` adds MBPP's. `time_limit_s` is
+    CPU time for each test (wall-clock time may be twice as long) and `total_limit_s` for all of them; unset, `time_limit_s` and
+    `memory_limit_mb` are what the tests say, or 6 s and 1 GiB. `imports` puts what LeetCode imports in front of submissions to
+    JSON tests of calls.
 
     `language = "cpp"` (g++, C++17) is for programs that read standard input.
     """
-    _check_settings(k, max_tests, timeout_s, total_s, memory_mb)
+    _check_settings(
+        k=k,
+        max_tests=max_tests,
+        time_limit_s=time_limit_s,
+        total_limit_s=total_limit_s,
+        memory_limit_mb=memory_limit_mb,
+    )
     found = read_tests(problem.answer, problem.metadata)
     picks = _Picks(which, k if scoring == "first_k" else None, max_tests, challenge=challenge)
-    bounds = _bounds(found, timeout_s, total_s, memory_mb)
-    subject = _subject(found.tests, problem, picks, bounds, language, stops=scoring != "fraction", has_imports=imports)
+    bounds = _bounds(found, time_limit_s, total_limit_s, memory_limit_mb, stops_at_failure=scoring != "fraction")
+    subject = _subject(found.tests, problem, picks, bounds, language, has_imports=imports)
     extraction = extract_code(rollout.response, extract, language, is_strict=strict, entry_point=subject.entry_point)
     if extraction.code is None:
         return Verdict.unparsed(extraction.reason)
@@ -139,11 +147,9 @@ class _Subject:
     run: Callable[[Sandbox, str], Run]
 
 
-def _subject(
-    tests: Tests, problem: Problem, picks: _Picks, bounds: Bounds, language: Language, *, stops: bool, has_imports: bool
-) -> _Subject:
+def _subject(tests: Tests, problem: Problem, picks: _Picks, bounds: Bounds, language: Language, *, has_imports: bool) -> _Subject:
     if isinstance(tests, IoTests):
-        return _of_programs(tests, picks, bounds, language, stops=stops)
+        return _of_programs(tests, picks, bounds, language)
     if language != "python":
         raise VerifierError(
             f"language = {language!r} is for programs that read standard input; these tests call Python functions"
@@ -155,11 +161,11 @@ def _subject(
     return _of_humaneval(tests, problem, picks, bounds)
 
 
-def _of_programs(tests: IoTests, picks: _Picks, bounds: Bounds, language: Language, *, stops: bool) -> _Subject:
+def _of_programs(tests: IoTests, picks: _Picks, bounds: Bounds, language: Language) -> _Subject:
     cases = picks.of(tests.cases, lambda index: tests.cases[index].is_public)
 
     def run(sandbox: Sandbox, program: str) -> Run:
-        return run_programs(sandbox, program, language, cases, tests.checker, bounds, stops_at_failure=stops)
+        return run_programs(sandbox, program, language, cases, tests.checker, bounds)
 
     return _Subject("", lambda text: text, run)
 
@@ -285,20 +291,15 @@ def _listed(results: Sequence[TestResult]) -> list[JSON]:
 # -- settings
 
 
-def _check_settings(k: int, max_tests: int | None, timeout_s: float | None, total_s: float, memory_mb: int | None) -> None:
-    for name, value in (
-        ("k", k),
-        ("max_tests", max_tests),
-        ("timeout_s", timeout_s),
-        ("total_s", total_s),
-        ("memory_mb", memory_mb),
-    ):
+def _check_settings(**settings: float | None) -> None:
+    for name, value in settings.items():
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ConfigError(f"verifier 'code': setting {name} = {value}; it must be positive")
 
 
-def _bounds(found: TestSet, timeout_s: float | None, total_s: float, memory_mb: int | None) -> Bounds:
-    test_s = timeout_s or found.time_limit_s or DEFAULT_TEST_S
-    # A problem that says how long a test may take means each of them.
-    all_s = max(total_s, test_s)
-    return Bounds(min(test_s, 250.0), min(all_s, 250.0), memory_mb or found.memory_limit_mb or DEFAULT_MEMORY_MB)
+def _bounds(
+    found: TestSet, time_limit_s: float | None, total_limit_s: float, memory_limit_mb: int | None, *, stops_at_failure: bool
+) -> Bounds:
+    test_s = min(time_limit_s or found.time_limit_s or DEFAULT_TEST_S, MAX_CPU_S)
+    total_s = min(max(total_limit_s, test_s), MAX_CPU_S)  # tests that say how long one may take mean each of them
+    return Bounds(test_s, total_s, memory_limit_mb or found.memory_limit_mb or DEFAULT_MEMORY_MB, stops_at_failure)

@@ -111,11 +111,12 @@ class CallTest:
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """CPU seconds of a test and of all of them, and memory."""
+    """CPU seconds of a test and of all of them, and memory. `stops_at_failure`: one failure settles the verdict."""
 
     test_s: float
     total_s: float
     memory_mb: int
+    stops_at_failure: bool = True
 
     def limits(self, cpu_s: float, *, call_s: float | None = None, output_bytes: int = 65_536) -> Limits:
         return Limits(
@@ -133,19 +134,20 @@ class Bounds:
 
 
 def run_calls(sandbox: Sandbox, code: str, function: str, tests: Sequence[CallTest], bounds: Bounds) -> Run:
-    """All tests in one process, in order.
+    """All tests in one process, in order; where one failure settles the verdict, a call that takes too long is the last.
 
     Raises:
         SandboxError: the sandbox failed.
         NeedsChecksError: a rule cannot be decided from plain values.
     """
     calls = tuple(call for test in tests for call in test.calls)
-    done = sandbox.execute(Calls(code, function, calls), bounds.of_tests(len(tests)))
+    done = sandbox.execute(Calls(code, function, calls, bounds.stops_at_failure), bounds.of_tests(len(tests)))
+    is_late = bounds.stops_at_failure and bool(done.returned) and _is_late(done.returned[-1])
     results: list[TestResult] = []
     start = 0
     for test in tests:
         returned = done.returned[start : start + len(test.calls)]
-        results.append(_called(test, returned, done, bounds, is_cut=start > len(done.returned)))
+        results.append(_called(test, returned, done, bounds, is_cut=is_late or start > len(done.returned)))
         start += len(test.calls)
     return Run(tuple(results), Route.CALLS, done.image)
 
@@ -178,14 +180,7 @@ def run_checks(sandbox: Sandbox, code: str, plan: CheckPlan, names: Sequence[str
 
 
 def run_programs(
-    sandbox: Sandbox,
-    code: str,
-    language: Language,
-    cases: Sequence[IoCase],
-    checker: Checker,
-    bounds: Bounds,
-    *,
-    stops_at_failure: bool,
+    sandbox: Sandbox, code: str, language: Language, cases: Sequence[IoCase], checker: Checker, bounds: Bounds
 ) -> Run:
     """A process for each case: one after the other up to the first failure, or else all of them, a few at a time.
 
@@ -193,9 +188,7 @@ def run_programs(
         SandboxError: the sandbox failed.
     """
     if language == "python":
-        return _run_cases(
-            sandbox, lambda case: Program(code, case.input), cases, checker, bounds, Route.PROGRAM, stops_at_failure
-        )
+        return _run_cases(sandbox, lambda case: Program(code, case.input), cases, checker, bounds, Route.PROGRAM)
     limits = replace(bounds.limits(COMPILE_CPU_S), memory_mb=max(COMPILE_MEMORY_MB, bounds.memory_mb), file_mb=64)
     compiled = sandbox.execute(Compile(code), limits)
     if not compiled.binary or compiled.failure is not None or compiled.status is not Status.EXITED:
@@ -203,7 +196,7 @@ def run_programs(
         first = TestResult(cases[0].name, Kind.COMPILE_ERROR, clip(cause.strip(), MAX_NOTE_CHARS))
         return Run((first, *_not_run(cases[1:])), Route.BINARY, compiled.image)
     binary = compiled.binary
-    return _run_cases(sandbox, lambda case: Binary(binary, case.input), cases, checker, bounds, Route.BINARY, stops_at_failure)
+    return _run_cases(sandbox, lambda case: Binary(binary, case.input), cases, checker, bounds, Route.BINARY)
 
 
 # -- programs
@@ -226,7 +219,6 @@ def _run_cases(
     checker: Checker,
     bounds: Bounds,
     route: Route,
-    stops_at_failure: bool,  # noqa: FBT001
 ) -> Run:
     budget = _Budget(bounds.total_s)
     images: list[str] = []
@@ -240,7 +232,7 @@ def _run_cases(
         images.append(done.image)
         return _printed(case, done, checker, bounds)
 
-    if stops_at_failure:
+    if bounds.stops_at_failure:
         results = list(_up_to_failure(run, cases))
     else:
         with ThreadPoolExecutor(min(AT_ONCE, len(cases)), thread_name_prefix="rlvr-cases") as executor:
@@ -283,6 +275,10 @@ def _called(test: CallTest, returned: Sequence[Returned], done: Execution, bound
     if found is None:
         return TestResult(test.name, Kind.PASSED)
     return TestResult(test.name, Kind.WRONG_ANSWER, clip(found, MAX_NOTE_CHARS))
+
+
+def _is_late(returned: Returned) -> bool:
+    return returned.failure is not None and _kind_of_failure(returned.failure) is Kind.TIME_OUT
 
 
 # -- how an execution ended

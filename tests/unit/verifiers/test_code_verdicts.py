@@ -115,8 +115,8 @@ def test_asserts_over_literals_become_calls_and_no_expected_value_is_sent() -> N
         ),
         (returned(2, Failure("MemoryError", ""), 4), ["passed", "out_of_memory", "passed"], "test 2 of 3: out of memory"),
         (
-            returned(2, Failure("TimeoutError", "the call took longer"), 4),
-            ["passed", "time_out", "passed"],
+            returned(2, Failure("TimeoutError", "the call took longer")),
+            ["passed", "time_out", "not_run"],
             "test 2 of 3: time out",
         ),
         (
@@ -319,7 +319,7 @@ def test_a_large_expected_output_may_be_printed() -> None:
 def test_all_tests_together_have_a_time_limit() -> None:
     slow = printed(b"2", cpu_s=4.0, wall_s=4.0)
     sandbox = scripted(slow, printed(b"3", cpu_s=4.0, wall_s=4.0))
-    verdict = grade(IO, sandbox, timeout_s=5.0, total_s=8.0)
+    verdict = grade(IO, sandbox, time_limit_s=5.0, total_limit_s=8.0)
     assert kinds(verdict) == ["passed", "passed", "time_out"]
     assert [limits.cpu_s for _, limits in sandbox.jobs] == [5.0, 4.0]
     assert "used up the 8 s" in verdict.reason
@@ -329,7 +329,7 @@ def test_what_the_tests_say_of_their_limits_counts_unless_a_setting_does() -> No
     tests = {**IO, "time_limit_s": 2, "memory_limit_mb": 256}
     sandbox = scripted(printed(b""), printed(b""))
     grade(tests, sandbox)
-    grade(tests, sandbox, timeout_s=1.0, memory_mb=512)
+    grade(tests, sandbox, time_limit_s=1.0, memory_limit_mb=512)
     assert [(limits.cpu_s, limits.wall_s, limits.memory_mb) for _, limits in sandbox.jobs] == [(2.0, 6.0, 256), (1.0, 4.0, 512)]
 
 
@@ -456,7 +456,9 @@ def test_broken_tests_are_our_error_whatever_the_response(answer: Any) -> None:
     assert not sandbox.jobs
 
 
-@pytest.mark.parametrize("settings", [{"k": 0}, {"max_tests": 0}, {"timeout_s": -1.0}, {"total_s": 0.0}, {"memory_mb": -5}])
+@pytest.mark.parametrize(
+    "settings", [{"k": 0}, {"max_tests": 0}, {"time_limit_s": -1.0}, {"total_limit_s": 0.0}, {"memory_limit_mb": -5}]
+)
 def test_settings_out_of_range_are_named(settings: dict[str, Any]) -> None:
     verdict = grade(ASSERTS, scripted(), **settings)
     assert verdict.outcome is Outcome.VERIFIER_ERROR
