@@ -14,7 +14,9 @@ import pytest
 
 from rlvr.cli.main import VERBS, main, parse
 from rlvr.config import load_recipe
+from rlvr.errors import SandboxError
 from rlvr.registry import resolve
+from rlvr.sandbox.shared import shared_sandbox
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -46,6 +48,15 @@ def commands(block: str) -> list[list[str]]:
 def is_cheap(words: list[str]) -> bool:
     is_offline = "model=Qwen/Qwen3-0.6B" not in words
     return is_offline and "--serve" not in words and any(word in CHEAP for word in words)
+
+
+def skip_without_sandbox() -> None:
+    try:
+        shared_sandbox()
+    except SandboxError as error:
+        if os.environ.get("RLVR_REQUIRE_DOCKER") == "1":
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.fixture
@@ -92,6 +103,8 @@ def test_make_targets_in_the_guides_exist(content: str) -> None:
 
 @of("python")
 def test_python_in_the_guides_runs(content: str, workplace: Path) -> None:
+    if "rlvr.sandbox" in content:
+        skip_without_sandbox()
     environment = {**os.environ, "PYTHONPATH": str(workplace), "OMP_WAIT_POLICY": "PASSIVE"}
     answer = subprocess.run(
         [sys.executable, "-c", content], cwd=workplace, env=environment, capture_output=True, text=True, check=False
