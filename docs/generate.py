@@ -35,10 +35,19 @@ def recipe_keys() -> str:
         for name, info in owner.model_fields.items():
             for section in config._sections_in(info.annotation):
                 if owner is config._Recipe or name not in common:
-                    parts.append(_table(f"`[{name}]`: {_first_line(section)}", section, f"{name}.", set(section.model_fields)))
+                    parts += _section_tables(name, section)
     parts.append(_table(f"`[[verifiers]]`: {_first_line(config.VerifierConfig)}", config.VerifierConfig, "", None))
     total = len({*config.leaves(config.RunConfig), *config.leaves(config.SftConfig)})
     return f"{total} keys in all.\n\n" + "\n\n".join(parts)
+
+
+def _section_tables(name: str, section: type[BaseModel]) -> list[str]:
+    """The table of a section, then those of the sections in it."""
+    parts = [_table(f"`[{name}]`: {_first_line(section)}", section, f"{name}.", set(section.model_fields))]
+    for inner, info in section.model_fields.items():
+        for nested in config._sections_in(info.annotation):
+            parts += _section_tables(f"{name}.{inner}", nested)
+    return parts
 
 
 def presets() -> str:

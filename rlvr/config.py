@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rlvr.errors import ConfigError
 
@@ -50,11 +50,36 @@ class RolloutConfig(_Section):
     max_refills: NonNegative = 3  # more rounds of prompts when the algorithm drops groups without signal
 
 
+class LimitsConfig(_Section):
+    """What a rollout with tools may take. Which limit ended it is the rollout's stop reason."""
+
+    calls: Positive = 16  # tool calls of a rollout
+    turns: Positive = 32  # requests to the engine
+    output_tokens: Positive = 1024  # of a call's output; the rest is cut, and said so
+    call_s: Annotated[float, Field(gt=0.0)] = 20.0  # of a call, which is then stopped
+    wall_s: Annotated[float, Field(gt=0.0)] = 600.0  # of a rollout outside the engine
+
+
+class EnvConfig(_Section):
+    """What the model talks to: nothing, tools, or an environment that answers."""
+
+    name: str | None = None  # plugin name or reference; unset: `tool_use` where there are tools, else `single_turn`
+    tools: tuple[str | dict[str, Any], ...] = ()  # names, or tables of a name and settings
+    format: str = "auto"  # of tool calls: auto (what the chat template speaks), hermes, llama, mistral, python, code, fenced
+    args: dict[str, Any] = {}  # settings of the environment
+    limits: LimitsConfig = LimitsConfig()
+
+    @property
+    def plugin(self) -> str:
+        return self.name or ("tool_use" if self.tools else "single_turn")
+
+
 class EngineConfig(_Section):
     """Which engine generates, and how much it may hold at once."""
 
     name: str = "native"
     max_rows: Positive = 256  # sequences decoded together
+    url: str | None = None  # of a server, for `openai`; unset: OPENAI_BASE_URL
 
 
 class ModelConfig(_Section):
@@ -158,7 +183,7 @@ class RunConfig(_Recipe):
 
     kind: Literal["rl"] = "rl"
     steps: Positive = 200
-    env: str = "single_turn"
+    env: EnvConfig | None = None  # None: the task's
     verifiers: tuple[VerifierConfig, ...] | None = None  # None: the task's
     max_unscored: Share = 0.02  # share of rollouts without a verdict at which the run stops
     rollout: RolloutConfig = RolloutConfig()
@@ -166,6 +191,11 @@ class RunConfig(_Recipe):
     algorithm: AlgorithmConfig = AlgorithmConfig()
     data: DataConfig = DataConfig()
     eval: EvalConfig = EvalConfig()
+
+    @field_validator("env", mode="before")
+    @classmethod
+    def _env_may_be_a_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 
 
 class SftConfig(_Recipe):
@@ -200,7 +230,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"recipe {origin} is not valid TOML: {error}") from error
     # A new algorithm drops the arguments of the one it replaces, so it is chosen before its own arguments are set.
-    for override in sorted(overrides, key=lambda text: not text.startswith(("algorithm=", "algorithm.name="))):
+    for override in sorted(overrides, key=lambda text: not text.startswith(("algorithm=", "algorithm.name=", "env="))):
         _apply(data, override)
     kind = data.get("kind", "rl")
     schemas: dict[Any, type[RunConfig] | type[SftConfig]] = {"rl": RunConfig, "sft": SftConfig}
@@ -287,7 +317,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
         data = nested
     # A new algorithm must not inherit the arguments of the one it replaces.
-    if leaf == "algorithm" and isinstance(value, str):
+    if leaf in ("algorithm", "env") and not parents and isinstance(value, str):
         value = {"name": value}
     if (parents, leaf) == (["algorithm"], "name") and data.get("name") != value:
         data.clear()

@@ -16,24 +16,27 @@ JSON: TypeAlias = Any  # str | int | float | bool | None | list[JSON] | dict[str
 
 @dataclass(frozen=True, slots=True)
 class FunctionCall:
-    """A call that an assistant's message asks for, once it could be read. `id` ties a tool's message to it."""
+    """A call that an assistant's message asks for. `id` ties a tool's message to it; `problem`: why it cannot be read."""
 
     name: str
     arguments: Mapping[str, JSON]
     id: str = ""
+    problem: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
     """One chat message. `role` is system, user, assistant or tool.
 
-    `content` is the whole text, the calls in it included; `calls` is what was read from an assistant's message, for templates and
-    servers that want calls apart. A tool's message names the call that it answers (`call_id`) and the tool (`name`).
+    `content` is the whole text, the calls in it included; `calls` is what was read from an assistant's message and `before_calls`
+    its text before them, for templates and servers that want calls apart. A tool's message names the call that it answers
+    (`call_id`) and the tool (`name`).
     """
 
     role: str
     content: str
     calls: tuple[FunctionCall, ...] = ()
+    before_calls: str = ""
     call_id: str = ""
     name: str = ""
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
-from rlvr.config import EngineConfig, ModelConfig, VerifierConfig
+from rlvr.config import EngineConfig, EnvConfig, ModelConfig, VerifierConfig
 from rlvr.engines.base import TrainableEngine
-from rlvr.envs.renderer import Renderer
+from rlvr.envs.make import EnvMaker
+from rlvr.envs.renderer import Renderer, Tokenizer
 from rlvr.envs.rollout import RolloutRunner
 from rlvr.envs.tasks import Task, load_task
 from rlvr.errors import ConfigError
@@ -38,7 +39,7 @@ class Subject:
     top_k: int = 0
     min_p: float = 0.0
     template: str = "auto"
-    env: str = "single_turn"
+    env: EnvConfig | str | None = None
     verifiers: tuple[VerifierConfig, ...] | None = None
     load: ModelConfig = field(default_factory=ModelConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
@@ -49,6 +50,12 @@ class Subject:
             TaskError, PluginError: see `load_task`.
         """
         return load_task(self.task, self.task_args)
+
+    def env_config(self, task: Task) -> EnvConfig:
+        """What the model talks to: as asked for, or as the task suggests."""
+        if isinstance(self.env, str):
+            return EnvConfig(name=self.env)
+        return self.env or task.env or EnvConfig()
 
     def sampling(self, task: Task) -> Sampling:
         """
@@ -75,6 +82,7 @@ class OpenSubject:
     """A loaded model behind the rollout loop. `notes` are choices that were made for the user, one sentence each."""
 
     runner: RolloutRunner
+    tokenizer: Tokenizer | None  # None: a server keeps it
     notes: tuple[str, ...]
     provenance: Mapping[str, JSON]  # what decides the results beside model, task and sampling
 
@@ -83,45 +91,72 @@ class OpenSubject:
 async def open_subject(
     subject: Subject, task: Task, problems: Sequence[Problem], sampling: Sampling
 ) -> AsyncIterator[OpenSubject]:
-    """Load the model, start its engine and a grader, and close both at the end. Cheap checks come first.
+    """Load the model, start its engine, its environment and a grader, and close all at the end. Cheap checks come first.
 
     Raises:
-        ConfigError, PluginError: a verifier, environment, engine or template is wrong, or a prompt and `max_tokens` do
+        ConfigError, PluginError: a verifier, environment, tool, engine or template is wrong, or a prompt and `max_tokens` do
             not fit into the model's context.
-        SandboxError: a verifier runs code, and this machine has no sandbox.
         CheckpointError: the model cannot be loaded.
+        ToolError: a server of tools cannot be reached.
     """
     chosen = subject.verifiers if subject.verifiers is not None else task.verifiers
     if not chosen:
         raise ConfigError(f"task {task.name!r} names no verifier; give one")
-    env = resolve("envs", subject.env).target
+    config = subject.env_config(task)
     make_engine = resolve("engines", subject.engine.name).target
-    async with Grader([WeightedVerifier(one.name, one.weight, one.args) for one in chosen]) as grader:
-        await asyncio.to_thread(grader.prepare)
-        from rlvr.engines.load import load_model
-
-        loaded = load_model(subject.model, subject.load)
-        renderer = Renderer(loaded.tokenizer, subject.template, end_ids=loaded.end_ids)
-        engine: TrainableEngine = make_engine(
-            loaded.model, loaded.tokenizer, max_rows=subject.engine.max_rows, precision=loaded.precision
+    async with AsyncExitStack() as stack:
+        grader = await stack.enter_async_context(Grader([WeightedVerifier(one.name, one.weight, one.args) for one in chosen]))
+        speaker = _remote(subject, make_engine) if hasattr(make_engine, "chat") else _local(subject, config, make_engine)
+        stack.push_async_callback(speaker.engine.close)
+        env = await stack.enter_async_context(speaker.env or EnvMaker(config, speaker.renderer))
+        if speaker.renderer is not None:
+            check_context(problems, speaker.renderer, sampling.max_tokens, speaker.max_context)
+        yield OpenSubject(
+            runner=RolloutRunner(speaker.engine, speaker.renderer, env, grader, limits=env.limits),
+            tokenizer=speaker.renderer.tokenizer if speaker.renderer is not None else None,
+            notes=tuple(note for note in (*speaker.notes, *task.notes) if note),
+            provenance={
+                **speaker.provenance,
+                "env": env.provenance(),
+                "grading": grader.provenance(),
+                "engine": subject.engine.name,
+                "versions": _versions(),
+            },
         )
-        try:
-            check_context(problems, renderer, sampling.max_tokens, engine.max_context)
-            yield OpenSubject(
-                runner=RolloutRunner(engine, renderer, env, grader),
-                notes=tuple(note for note in (renderer.notice, *task.notes) if note),
-                provenance={
-                    "checkpoint": loaded.path,
-                    "template": renderer.name,
-                    "env": subject.env,
-                    "grading": grader.provenance(),
-                    "engine": subject.engine.name,
-                    "precision": loaded.precision,
-                    "versions": _versions(),
-                },
-            )
-        finally:
-            await engine.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Speaker:
+    """An engine, and what turns conversations into its tokens where it takes tokens."""
+
+    engine: Any
+    renderer: Renderer | None
+    max_context: int
+    notes: tuple[str | None, ...]
+    provenance: Mapping[str, JSON]
+    env: EnvMaker | None = None
+
+
+def _local(subject: Subject, config: EnvConfig, make_engine: Any) -> _Speaker:
+    from rlvr.engines.load import load_model
+
+    loaded = load_model(subject.model, subject.load)
+    renderer = Renderer(loaded.tokenizer, subject.template, end_ids=loaded.end_ids)
+    env = EnvMaker(config, renderer)  # its settings are wrong or right before an engine is started
+    engine: TrainableEngine = make_engine(
+        loaded.model, loaded.tokenizer, max_rows=subject.engine.max_rows, precision=loaded.precision
+    )
+    provenance = {"checkpoint": loaded.path, "template": renderer.name, "precision": loaded.precision}
+    return _Speaker(engine, renderer, engine.max_context, (renderer.notice,), provenance, env)
+
+
+def _remote(subject: Subject, make_engine: Any) -> _Speaker:
+    if subject.template != "auto":
+        raise ConfigError(
+            f"template = {subject.template!r}, but engine {subject.engine.name!r} has a template of its own; use auto"
+        )
+    engine = make_engine(subject.model, url=subject.engine.url, max_requests=subject.engine.max_rows)
+    return _Speaker(engine, None, 0, (), {"checkpoint": subject.model, "template": "the server's"})
 
 
 def check_context(problems: Sequence[Problem], renderer: Renderer, max_tokens: int, context: int) -> None:

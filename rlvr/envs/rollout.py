@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Protocol
+import time
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeVar
 
-from rlvr.envs.base import Env
+from rlvr.envs.base import Env, Opening, Reply
+from rlvr.envs.dialogue import ChatDialogue, ChatEngine, Dialogue, TokenDialogue
 from rlvr.envs.renderer import Renderer
-from rlvr.errors import ContextFullError, RolloutError, boundary
+from rlvr.errors import ConfigError, ContextFullError, RolloutError, boundary
 from rlvr.seeding import Part, seed
-from rlvr.types import Engine, FinishReason, Group, Message, Problem, Rollout, Sampling, Stop, Turn
+from rlvr.types import Engine, FinishReason, Group, Problem, Rollout, Sampling, Stop, Turn
+
+T = TypeVar("T")
+_CLOSE_S = 60.0
 
 
 class Grades(Protocol):
@@ -20,20 +25,35 @@ class Grades(Protocol):
     async def grade(self, rollout: Rollout) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class RolloutLimits:
+    """How far a rollout may go: requests to the engine, and seconds outside it, for tools and environment."""
+
+    turns: int = 32
+    wall_s: float = 600.0
+
+
 class RolloutRunner:
     """Runs rollouts of one environment on one engine, and grades each as soon as it ends.
 
-    `sampling.max_tokens` bounds the tokens that the policy samples in a whole rollout, over all its turns.
+    `sampling.max_tokens` bounds the tokens that the policy samples in a whole rollout, over all its turns. An engine that takes
+    messages (`ChatEngine`) needs no renderer. While tools run, a rollout has no request at the engine: others have its place.
     """
 
     def __init__(
-        self, engine: Engine, renderer: Renderer, env: Callable[[], Env], grader: Grades, *, max_turns: int = 16
+        self,
+        engine: Engine | ChatEngine,
+        renderer: Renderer | None,
+        env: Callable[[], Env],
+        grader: Grades,
+        *,
+        limits: RolloutLimits | None = None,
     ) -> None:
         self._engine = engine
         self._renderer = renderer
         self._env = env
         self._grader = grader
-        self._max_turns = max_turns
+        self._limits = limits or RolloutLimits()
 
     async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: Part) -> Group:
         """`n` rollouts of one problem at the same time."""
@@ -50,46 +70,87 @@ class RolloutRunner:
             with boundary(RolloutError, f"rollout {sample_index} of problem {problem.id}"):
                 env = self._env()
                 try:
-                    await self._converse(env, rollout, sampling, seed_parts)
+                    rollout.stop = await self._converse(env, rollout, sampling, seed_parts)
                 finally:
-                    await env.close()
+                    async with asyncio.timeout(_CLOSE_S):
+                        await env.close()
         except RolloutError as error:
             rollout.error = str(error)
             rollout.stop = Stop.ERROR
         await self._grader.grade(rollout)
         return rollout
 
-    async def _converse(self, env: Env, rollout: Rollout, sampling: Sampling, seed_parts: tuple[Part, ...]) -> None:
-        messages: list[Message] = list(await env.start(rollout.problem))
-        prompt_ids = self._renderer.prompt_ids(messages)
-        for turn_index in range(self._max_turns):
-            request = replace(
-                sampling,
-                max_tokens=sampling.max_tokens - rollout.completion_tokens,
-                seed=seed(*seed_parts, rollout.problem.id, rollout.sample_index, turn_index),
-            )
+    async def _converse(self, env: Env, rollout: Rollout, sampling: Sampling, seed_parts: tuple[Part, ...]) -> Stop:
+        """Fill `rollout.turns`; returns why it ended."""
+        parts = (*seed_parts, rollout.problem.id, rollout.sample_index)
+        clock = _Clock(self._limits.wall_s)
+        try:
+            opening = await clock.run(env.start(rollout.problem, seed(*parts, "env")))
+        except _TimeIsUpError:
+            raise RolloutError(f"the environment did not start within {self._limits.wall_s:g} s") from None
+        dialogue = self._begin(opening)
+        stops = tuple(dict.fromkeys((*sampling.stop, *opening.stop)))
+        for turn_index in range(self._limits.turns):
+            left = sampling.max_tokens - rollout.completion_tokens
+            if left <= 0:
+                return Stop.LENGTH
             try:
-                completion = await self._engine.generate(prompt_ids, request)
+                turn = await dialogue.ask(replace(sampling, max_tokens=left, stop=stops, seed=seed(*parts, turn_index)))
             except ContextFullError:
                 if turn_index == 0:
                     raise
-                rollout.stop = Stop.LENGTH  # the conversation outgrew the model: its fault, or nobody's
-                return
-            turn = Turn(prompt_ids, completion, self._renderer.parse(completion))
+                return Stop.LENGTH  # the conversation outgrew the model: its fault, or nobody's
             rollout.turns.append(turn)
-            if completion.finish_reason is FinishReason.ABORT:
+            if turn.completion.finish_reason is FinishReason.ABORT:
                 raise RolloutError(f"the engine aborted turn {turn_index + 1}")
-            if completion.finish_reason is FinishReason.LENGTH:
-                rollout.stop = Stop.LENGTH
-                return
-            replies = await env.reply([*messages, turn.message])
-            if not replies:
-                rollout.stop = Stop.STOP
-                return
-            rollout.turns[-1] = replace(turn, replies=replies)
-            if rollout.completion_tokens >= sampling.max_tokens:
-                rollout.stop = Stop.LENGTH
-                return
-            prompt_ids = self._renderer.extend(messages, turn, replies)
-            messages += [turn.message, *replies]
-        rollout.stop = Stop.MAX_TURNS
+            if turn.completion.finish_reason is FinishReason.LENGTH:
+                return Stop.LENGTH
+            try:
+                reply = await clock.run(env.reply([*dialogue.messages, turn.message]))
+            except _TimeIsUpError:
+                return Stop.WALL_TIME
+            rollout.turns[-1] = _taken(dialogue, turn, reply)
+            if reply.is_last:
+                return reply.stop or Stop.STOP
+        return Stop.MAX_TURNS
+
+    def _begin(self, opening: Opening) -> Dialogue:
+        if isinstance(self._engine, ChatEngine):
+            return ChatDialogue(self._engine, opening)
+        if self._renderer is None:
+            raise ConfigError("an engine that takes tokens needs a renderer")
+        return TokenDialogue(self._engine, self._renderer, opening)
+
+
+def _taken(dialogue: Dialogue, turn: Turn, reply: Reply) -> Turn:
+    try:
+        return dialogue.take(turn, reply)
+    except ConfigError as error:  # the template took the opening, so it is this conversation alone that it refuses
+        raise RolloutError(str(error)) from error
+
+
+class _TimeIsUpError(Exception):
+    """The rollout's time outside the engine is used up."""
+
+
+class _Clock:
+    """Runs only while a rollout waits for its environment: a full engine is not the rollout's doing."""
+
+    def __init__(self, limit_s: float) -> None:
+        self._left_s = limit_s
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """
+        Raises:
+            _TimeIsUpError: it was cancelled, for the time was up.
+        """
+        started = time.monotonic()
+        try:
+            async with asyncio.timeout(max(0.0, self._left_s)) as timeout:
+                return await work
+        except TimeoutError:
+            if not timeout.expired():
+                raise
+            raise _TimeIsUpError from None
+        finally:
+            self._left_s -= time.monotonic() - started

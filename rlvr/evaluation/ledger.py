@@ -171,14 +171,15 @@ def _open_text(path: Path) -> TextIO:
 def _message_to_json(message: Message) -> dict[str, JSON]:
     row: dict[str, JSON] = {"role": message.role, "content": message.content}
     if message.calls:
-        row["calls"] = [{"name": call.name, "arguments": dict(call.arguments), "id": call.id} for call in message.calls]
+        row["calls"] = [asdict(call) for call in message.calls]
+        row["before_calls"] = message.before_calls
     row |= {"call_id": message.call_id} if message.call_id else {}
     return row | ({"name": message.name} if message.name else {})
 
 
 def _message_from_json(row: Mapping[str, Any]) -> Message:
     calls = tuple(FunctionCall(**call) for call in row.get("calls", ()))
-    return Message(row["role"], row["content"], calls, row.get("call_id", ""), row.get("name", ""))
+    return Message(row["role"], row["content"], calls, row.get("before_calls", ""), row.get("call_id", ""), row.get("name", ""))
 
 
 def _turn_to_json(turn: Turn) -> dict[str, JSON]:

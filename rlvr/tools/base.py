@@ -153,7 +153,7 @@ def make_tool(reference: ToolReference) -> Tool | Toolkit:
     plugin = resolve("tools", reference.name)
     target = plugin.target
     if isinstance(target, type):
-        _check_settings(plugin, reference.settings)
+        check_settings(plugin, reference.settings)
         with boundary(ConfigError, f"tool {reference.name!r} refuses its settings {dict(reference.settings)}"):
             target = target(**reference.settings)
     elif reference.settings:
@@ -168,18 +168,20 @@ def make_tool(reference: ToolReference) -> Tool | Toolkit:
     return target
 
 
-def _check_settings(plugin: Plugin, settings: Mapping[str, JSON]) -> None:
-    parameters = inspect.signature(plugin.target).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return
-    known = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_POSITIONAL]
+def check_settings(plugin: Plugin, settings: Mapping[str, JSON], *, provided: Sequence[str] = ()) -> None:
+    """Whether `settings` are parameters of a plugin's class; `provided` are those that it gets from elsewhere.
+
+    Raises:
+        ConfigError: one that it does not have (with those that it has), or one that is missing.
+    """
+    kind = plugin.kind.removesuffix("s")
+    parameters = list(inspect.signature(plugin.target).parameters.values())
+    named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD) and one.name not in provided]
+    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters)
+    known = [one.name for one in named]
     for name in settings:
-        if name not in known:
-            raise ConfigError(f"tool {plugin.name!r} has no setting {name!r}; it has {', '.join(known) or 'none'}")
-    missing = [
-        parameter.name for parameter in parameters if parameter.default is parameter.empty and parameter.name not in settings
-    ]
+        if name not in known and not takes_any:
+            raise ConfigError(f"{kind} {plugin.name!r} has no setting {name!r}; it has {', '.join(known) or 'none'}")
+    missing = [one.name for one in named if one.default is one.empty and one.name not in settings]
     if missing:
-        raise ConfigError(
-            f"tool {plugin.name!r} needs the setting {missing[0]!r}, e.g. {{name = {plugin.name!r}, {missing[0]} = ...}}"
-        )
+        raise ConfigError(f"{kind} {plugin.name!r} needs the setting {missing[0]!r}")

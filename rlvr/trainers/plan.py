@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlvr.config import Recipe, RunConfig, SftConfig
+from rlvr.config import EnvConfig, Recipe, RunConfig, SftConfig
 from rlvr.envs.renderer import Renderer
 from rlvr.envs.tasks import Task
 from rlvr.errors import ConfigError
@@ -47,7 +47,8 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
             "stop": task.stop if rollout.stop is None else rollout.stop,
         }
     )
-    return recipe.model_copy(update={"rollout": filled, "verifiers": verifiers})
+    env = recipe.env or task.env or EnvConfig()
+    return recipe.model_copy(update={"rollout": filled, "verifiers": verifiers, "env": env})
 
 
 def sampling_of(recipe: RunConfig) -> Sampling:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rlvr.config import RunConfig
+from rlvr.config import EnvConfig, RunConfig
 from rlvr.engines.base import TrainableEngine
 from rlvr.engines.load import LoadedModel
+from rlvr.envs.make import EnvMaker
 from rlvr.envs.rollout import RolloutRunner
 from rlvr.envs.tasks import Task
 from rlvr.evaluation.observer import Observer
@@ -53,7 +54,8 @@ class ReinforcementRun:
         self._grader = Grader([WeightedVerifier(v.name, v.weight, v.args) for v in recipe.verifiers or ()])
         self._grader.prepare()
         self._engine = _engine(session, recipe)
-        runner = RolloutRunner(self._engine, session.renderer, resolve("envs", recipe.env).target, self._grader)
+        self._env = EnvMaker(recipe.env or EnvConfig(), session.renderer)
+        runner = RolloutRunner(self._engine, session.renderer, self._env, self._grader, limits=self._env.limits)
         self._evaluator = Evaluator(
             runner, recipe, task, sampling, session.folder, session.world, observer, self._grader.provenance()
         )
@@ -82,7 +84,7 @@ class ReinforcementRun:
             TrainingError, EvaluationError: see `RlLoop.run` and `measure`.
         """
         session, evaluator = self._session, self._evaluator
-        async with self._grader:
+        async with self._grader, self._env:
             before = await evaluator.measure_at(0, "held-out problems, before") if evaluator.is_on else {}
             await self._loop.run(lambda: evaluator.measure_at(session.step, f"held-out problems, step {session.step}"))
             after = await evaluator.measure_at(session.step, "held-out problems, after") if evaluator.is_on else {}

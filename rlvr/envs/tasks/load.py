@@ -104,6 +104,7 @@ def _from_folder(folder: Path, args: Mapping[str, JSON]) -> Task:
         variants=spec.variants,
         adapter=adapter,
         source=_source(folder, spec, adapter),
+        env=spec.env,
     )
 
 

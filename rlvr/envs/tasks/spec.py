@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from rlvr.config import VerifierConfig
+from rlvr.config import EnvConfig, VerifierConfig
 from rlvr.errors import TaskError
 
 Positive = Annotated[int, Field(gt=0)]
@@ -59,6 +59,7 @@ class TaskSpec(_Section):
     verifiers: Annotated[tuple[VerifierConfig, ...], Field(min_length=1)]
     max_tokens: Positive
     stop: tuple[str, ...] = ()
+    env: EnvConfig | None = None  # what the model talks to where the recipe does not say
     prompt: PromptSpec = PromptSpec()
     args: dict[str, Any] = {}
     sizes: dict[str, Positive] = {}  # problems of each split when no limit is given

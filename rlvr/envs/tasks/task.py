@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from rlvr.config import VerifierConfig
+from rlvr.config import EnvConfig, VerifierConfig
 from rlvr.envs.tasks.adapter import TaskAdapter
 from rlvr.envs.tasks.spec import TinyModel
 from rlvr.errors import TaskError
@@ -45,7 +45,7 @@ class Task:
 
     `verifiers`: the first is the one that evaluation counts. `max_tokens` and `stop` are suggestions for sampling.
     `args` are all arguments, defaults included. `tiny` describes a model small enough to learn the task on a CPU.
-    `variants` are sets of arguments that make the task harder, by name.
+    `variants` are sets of arguments that make the task harder, by name. `env` is a suggestion, too; None: a single turn.
     """
 
     name: str
@@ -59,6 +59,7 @@ class Task:
     variants: Mapping[str, Mapping[str, JSON]]
     adapter: TaskAdapter
     source: ProblemSource
+    env: EnvConfig | None = None
 
     @property
     def splits(self) -> tuple[str, ...]:

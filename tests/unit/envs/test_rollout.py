@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from rlvr.envs.base import Opening, Reply
 from rlvr.envs.renderer import Renderer
-from rlvr.envs.rollout import RolloutRunner
+from rlvr.envs.rollout import RolloutLimits, RolloutRunner
 from rlvr.envs.single_turn import SingleTurn
 from rlvr.errors import ContextFullError, EngineError, ToolError
 from rlvr.testing import ScriptedEngine
@@ -53,17 +54,17 @@ class Echo:
     def __init__(self, log: list[str], *, failing: str = "") -> None:
         self._log, self._failing = log, failing
 
-    async def start(self, problem: Problem) -> tuple[Message, ...]:
+    async def start(self, problem: Problem, seed: int) -> Opening:
         self._log.append("start")
         if self._failing == "start":
             raise ToolError("no sandbox")
-        return problem.prompt
+        return Opening(problem.prompt)
 
-    async def reply(self, messages: Sequence[Message]) -> tuple[Message, ...]:
+    async def reply(self, messages: Sequence[Message]) -> Reply:
         self._log.append("reply")
         if self._failing == "reply":
             raise ToolError("the tool server is gone")
-        return () if messages[-1].content == "3" else (Message("tool", "45"),)
+        return Reply() if messages[-1].content == "3" else Reply((Message("tool", "45"),))
 
     async def close(self) -> None:
         self._log.append("close")
@@ -127,7 +128,7 @@ def test_an_answer_that_was_cut_off_gets_no_reply() -> None:
 
 
 def test_turns_are_bounded() -> None:
-    rollout = one(lambda prompt, sampling: (7, END), lambda: Echo([]), max_turns=3, max_tokens=100)
+    rollout = one(lambda prompt, sampling: (7, END), lambda: Echo([]), limits=RolloutLimits(turns=3), max_tokens=100)
     assert (rollout.stop, len(rollout.turns)) == (Stop.MAX_TURNS, 3)
     assert rollout.is_scored
 
@@ -139,10 +140,10 @@ def test_every_sample_and_every_turn_has_a_seed_of_its_own() -> None:
         seeds.append(sampling.seed)
         return (7, END)
 
-    run(script, lambda: Echo([]), n=4, max_turns=2, max_tokens=100)
+    run(script, lambda: Echo([]), n=4, limits=RolloutLimits(turns=2), max_tokens=100)
     assert len(set(seeds)) == 8
     again, seeds = seeds, []
-    run(script, lambda: Echo([]), n=4, max_turns=2, max_tokens=100)
+    run(script, lambda: Echo([]), n=4, limits=RolloutLimits(turns=2), max_tokens=100)
     assert sorted(again) == sorted(seeds)
 
 
