@@ -189,7 +189,7 @@ class Session(Protocol):
     """A stateful Python interpreter in the sandbox: variables live from cell to cell."""
 
     async def run(self, code: str, *, timeout_s: float | None = None) -> Cell:
-        """Run one cell. A time-out interrupts the cell, and kills the session only if that does not help.
+        """Run one cell. A time-out interrupts the cell, and kills the session only if that does not help; cancelling ends both.
 
         Raises:
             SandboxError: the sandbox failed; the session is lost.

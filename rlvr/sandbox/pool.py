@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
 from types import TracebackType
 
 from rlvr.errors import RlvrError, SandboxError, boundary
@@ -17,9 +18,11 @@ from rlvr.sandbox.jobs import Execution, Failure, Flavor, Job, Limits, Program, 
 from rlvr.sandbox.lane import Lane, Slot
 from rlvr.sandbox.protocol import Request, execution, flavor_of, request
 from rlvr.sandbox.session import PooledSession, SessionKeeper
+from rlvr.types import JSON
 
 ANSWER_GRACE_S = 15.0  # beyond the wall limit that the slot itself keeps
 SESSIONS_PER_BOX = 16
+SESSION_PATIENCE_S = 60.0  # until a slot comes free
 DEFAULT_LIMITS = Limits()
 
 
@@ -55,8 +58,9 @@ class SandboxPool:
     `slots`: jobs at a time, over all boxes (default: twice the cores of this machine). `sessions`: open sessions at most; they
     have boxes of their own, started as they are needed. Jobs that import numpy or sympy get boxes of their own, too.
 
-    A job whose box is lost is run once more elsewhere. If it is lost again while a harmless program runs well, losing boxes is
-    what the submission does: it is reported as killed. Otherwise the sandbox has failed, and says so.
+    A job whose box is lost is run once more elsewhere, and then alone in a box. If that is lost, too, while a harmless program
+    runs well, losing boxes is what the submission does: it is reported as killed. Otherwise the sandbox has failed, and says so.
+    A job that failed while its box ran out of memory, or that its neighbours left no processor, is repeated alone as well.
 
     Close it, or use it as a context manager; when the process dies, its boxes end themselves.
     """
@@ -79,6 +83,10 @@ class SandboxPool:
             "standard": Lane(backends, "standard", shares, patience_s=patience_s, recycle=recycle),
             "science": Lane(backends, "science", shares, patience_s=patience_s, recycle=recycle),
         }
+        self._alone: dict[Flavor, Lane] = {
+            flavor: Lane(backends, flavor, [1] * max(1, count // 4), patience_s=patience_s, recycle=recycle)
+            for flavor in self._lanes
+        }
         session_boxes = _shares(sessions, SESSIONS_PER_BOX, 1)
         self._session_lane = Lane(
             backends, "standard", session_boxes, is_for_sessions=True, patience_s=patience_s, recycle=recycle
@@ -96,7 +104,7 @@ class SandboxPool:
 
     def boxes(self) -> list[Box]:
         """The boxes that run at the moment."""
-        return [box for lane in (*self._lanes.values(), self._session_lane) for box in lane.boxes()]
+        return [box for lane in self._all_lanes() for box in lane.boxes()]
 
     def warm_up(self) -> None:
         """Run a harmless program, so that a sandbox that cannot work is found out before the work begins.
@@ -122,9 +130,17 @@ class SandboxPool:
 
     async def open_session(self, limits: Limits = DEFAULT_LIMITS, *, run: str = "", idle_s: float = 600.0) -> PooledSession:
         self._check_process()
-        slot = await self._keeper.in_thread(self._session_lane.acquire, run, 60.0)
+        opening = self._keeper.submit(self._new_session, limits, run, idle_s)
+        try:
+            return await asyncio.wrap_future(opening)
+        except asyncio.CancelledError:
+            opening.add_done_callback(_end_unwanted)
+            raise
+
+    def _new_session(self, limits: Limits, run: str, idle_s: float) -> PooledSession:
+        slot = self._session_lane.acquire(run, SESSION_PATIENCE_S)
         session = PooledSession(slot, self._session_lane, self._keeper, limits, idle_s)
-        await session.start()
+        session.open()
         return session
 
     def close(self) -> None:
@@ -132,7 +148,7 @@ class SandboxPool:
             return
         self._dispatcher.close()
         self._keeper.close()
-        for lane in (*self._lanes.values(), self._session_lane):
+        for lane in self._all_lanes():
             lane.close()
         for backend in self._backends:
             backend.close()
@@ -147,17 +163,19 @@ class SandboxPool:
         self._check_process()
         wanted = request(job, limits)
         lane = self._lanes[flavor_of(job)]
-        for _ in range(2):
-            if (done := self._attempt(lane, job, wanted, limits, run, ticket)) is not None:
-                return done
-        # Lost twice, in two boxes. Is it the submission's doing?
+        done = self._attempt(lane, job, wanted, limits, run, ticket) or self._attempt(lane, job, wanted, limits, run, ticket)
+        if done is None or done.is_disturbed:
+            done = self._attempt(self._alone[flavor_of(job)], job, wanted, limits, run, ticket)
+        if done is not None:
+            return done.execution
+        # Lost even with nobody else in the box. Is it the submission's doing?
         probe = Program("print(1)")
         if self._attempt(lane, probe, request(probe, DEFAULT_LIMITS), DEFAULT_LIMITS, run, ticket) is not None:
-            failure = Failure("SandboxLost", "the sandbox was lost twice while this ran, and works without it")
+            failure = Failure("SandboxLost", "the sandbox was lost three times while this ran, and works without it")
             return Execution(Status.KILLED, signal=9, failure=failure)
-        raise SandboxError("the sandbox was lost three times in a row, the last time under a harmless program")
+        raise SandboxError("the sandbox was lost four times in a row, the last time under a harmless program")
 
-    def _attempt(self, lane: Lane, job: Job, wanted: Request, limits: Limits, run: str, ticket: _Ticket) -> Execution | None:
+    def _attempt(self, lane: Lane, job: Job, wanted: Request, limits: Limits, run: str, ticket: _Ticket) -> _Done | None:
         """None: the slot was lost on the way."""
         if ticket.is_cancelled:
             raise asyncio.CancelledError
@@ -179,11 +197,32 @@ class SandboxPool:
             raise
         ticket.hold(None)
         lane.release(slot)
-        return execution(job, wanted.nonce, answer, blobs, slot.box.image)
+        return _Done(execution(job, wanted.nonce, answer, blobs, slot.box.image), _is_disturbed(answer))
+
+    def _all_lanes(self) -> tuple[Lane, ...]:
+        return (*self._lanes.values(), *self._alone.values(), self._session_lane)
 
     def _check_process(self) -> None:
         if os.getpid() != self._process:
             raise SandboxError("this sandbox belongs to the process that made it; make another one after a fork")
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    execution: Execution
+    is_disturbed: bool
+
+
+def _is_disturbed(answer: dict[str, JSON]) -> bool:
+    """Whether the other jobs in the box may be why this one failed: they share its memory and its processors."""
+    waited = answer.get("waited")
+    return bool(answer.get("oom")) or (answer["st"] == "late" and type(waited) is float and waited > answer["wall"] / 2)
+
+
+def _end_unwanted(opening: Future[PooledSession]) -> None:
+    """Of a session that came up after its caller had been cancelled."""
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().end("nobody waits for it")
 
 
 def _shares(count: int, per_box: int, hosts: int) -> list[int]:

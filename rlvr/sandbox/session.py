@@ -7,7 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import PurePosixPath
 from typing import ParamSpec, TypeVar
 
@@ -36,9 +36,11 @@ class SessionKeeper:
         self._watch: threading.Thread | None = None
         self._is_closed = threading.Event()
 
+    def submit(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> Future[R]:
+        return self._threads.submit(work, *args, **kwargs)
+
     async def in_thread(self, work: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, lambda: work(*args, **kwargs))
+        return await asyncio.wrap_future(self.submit(work, *args, **kwargs))
 
     def add(self, session: PooledSession) -> None:
         with self._lock:
@@ -81,13 +83,17 @@ class PooledSession:
         self.idle_s = idle_s
         self.idle_since = time.monotonic()
 
-    async def start(self) -> None:
+    def open(self) -> None:
         """Raises SandboxError."""
         self._keeper.add(self)
-        await self._keeper.in_thread(self._open)
+        self._open()
 
     async def run(self, code: str, *, timeout_s: float | None = None) -> Cell:
-        return await self._keeper.in_thread(self.run_cell, code, timeout_s=timeout_s)
+        try:
+            return await self._keeper.in_thread(self.run_cell, code, timeout_s=timeout_s)
+        except asyncio.CancelledError:
+            self._interrupt()
+            raise
 
     async def write_file(self, path: str, content: bytes) -> None:
         answer = await self._keeper.in_thread(self._ask, {"op": "put", "path": _inside(path), "content": content.hex()})
@@ -151,6 +157,12 @@ class PooledSession:
                 self._lane.recover(slot)
             else:
                 self._lane.release(slot)
+
+    def _interrupt(self) -> None:
+        """End the cell that runs, and the session with it: nobody waits for its answer."""
+        slot = self._slot
+        if slot is not None and slot.frames is not None:
+            slot.frames.channel.interrupt()
 
     def _open(self) -> None:
         with self._busy:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from rlvr.errors import SandboxError
+from rlvr.sandbox.docker import DockerBackend
 from rlvr.sandbox.jobs import Limits, Status
 from rlvr.sandbox.pool import SandboxPool
 from rlvr.sandbox.session import PooledSession
@@ -125,3 +126,36 @@ def test_a_session_that_nobody_uses_is_closed(sandbox: SandboxPool) -> None:
             await session.run("1")
 
     in_session(sandbox, work, idle_s=0.5)
+
+
+def test_cancelling_a_cell_ends_the_session_and_frees_its_slot(docker_host: str) -> None:
+    async def whole(pool: SandboxPool) -> None:
+        session = await pool.open_session(Limits(wall_s=60))
+        cell = asyncio.create_task(session.run("import time; time.sleep(60)"))
+        await asyncio.sleep(0.2)
+        cell.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await cell
+        opening = asyncio.create_task(pool.open_session())  # the one slot is free again
+        other = await asyncio.wait_for(opening, 20)
+        assert (await other.run("5")).value == "5"
+        await session.close()
+        await other.close()
+
+    with SandboxPool([DockerBackend(docker_host)], sessions=1) as pool:
+        asyncio.run(whole(pool))
+
+
+def test_a_session_that_comes_too_late_is_ended(docker_host: str) -> None:
+    async def whole(pool: SandboxPool) -> None:
+        opening = asyncio.create_task(pool.open_session())
+        await asyncio.sleep(0.01)  # while the container starts
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        session = await pool.open_session()
+        assert (await session.run("1")).value == "1"
+        await session.close()
+
+    with SandboxPool([DockerBackend(docker_host)], sessions=1) as pool:
+        asyncio.run(whole(pool))
