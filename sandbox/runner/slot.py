@@ -38,7 +38,8 @@ class Slot:
         self.fork = fork if namespaces is None else namespaces.fork
         self.namespaces = namespaces
         self.session = None
-        self.memory_kills = _memory_kills()
+        self.memory_events = _memory_events()
+        self.kills_before = 0
         self.null = keep(os.open("/dev/null", os.O_RDWR))
         users.prepare(folder)
         confine.confine_server()
@@ -121,6 +122,7 @@ class Slot:
 
     def _run(self, header, payloads):
         bounds = confine.Bounds(header)
+        self.kills_before = self._memory_kills()
         result, out, error = memory_file("result"), memory_file("out"), memory_file("err")
         try:
             stdin = payloads[1] if len(payloads) > 1 else self.null
@@ -140,6 +142,7 @@ class Slot:
 
     def _run_checks(self, header, payloads):
         bounds = confine.Bounds(header)
+        self.kills_before = self._memory_kills()
         result, out = memory_file("result"), memory_file("out")
         ours, theirs = (keep(end.detach()) for end in socket.socketpair())
         seed = header.get("seed", 0)
@@ -163,9 +166,10 @@ class Slot:
             os.close(theirs)
             ours = theirs = -1
             ended = self._wait(checking, started + bounds.wall_s)
+            is_cut = ended == "ended" and os.waitid(os.P_PID, served, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
             if ended == "ended":
                 os.kill(served, 9)
-            described = self._finish(ended, [checking, served], started, bounds)
+            described = self._finish(ended, [checking, served], started, bounds, is_cut=is_cut)
             if described is None:
                 return False
             described["out"], described["err"] = os.fstat(out).st_size, 0
@@ -218,10 +222,17 @@ class Slot:
         finally:
             os.close(fd)
 
-    def _finish(self, ended, children, started, bounds):
-        """Reap the execution's processes, clean the slot, and say how it went; None where nobody waits for it any more."""
+    def _finish(self, ended, children, started, bounds, *, is_cut=False):
+        """Reap the execution's processes, clean the slot, and say how it went; None where nobody waits for it any more.
+
+        `is_cut`: the submission was gone before its checker. What the container's other slots may have done to it is in the
+        answer, too: "oom", how many processes the memory limit has killed meanwhile, and "waited", for how many seconds it was
+        ready to run and had no processor.
+        """
         wall = time.monotonic() - started
+        waited = 0.0
         if ended != "ended":
+            waited = max(map(_waited, children))
             self.users.kill()
         cpu = peak = 0.0
         status = None
@@ -234,7 +245,8 @@ class Slot:
         if ended == "dropped":
             return None
         code = os.waitstatus_to_exitcode(status)
-        was_starved = code == -signal.SIGKILL and ended == "ended" and self._memory_ran_out()
+        kills = self._memory_kills() - self.kills_before if code or is_cut else 0
+        was_starved = code == -signal.SIGKILL and ended == "ended" and kills
         is_late = ended == "late" or code == -signal.SIGXCPU or (code == -signal.SIGKILL and cpu >= bounds.cpu_s)
         return {
             "st": "late" if is_late else "memory" if was_starved else "signal" if code < 0 else "exit",
@@ -243,12 +255,18 @@ class Slot:
             "cpu": round(cpu, 6),
             "rss": int(peak),
             "left": left,
+            "oom": kills,
+            "waited": round(waited, 3),
         }
 
-    def _memory_ran_out(self):
-        """Whether the container's memory limit has killed a process since this was last asked."""
-        before, self.memory_kills = self.memory_kills, _memory_kills()
-        return self.memory_kills > before
+    def _memory_kills(self):
+        """How many processes the container's memory limit has killed so far; 0 where that cannot be read."""
+        if self.memory_events is None:
+            return 0
+        for line in os.pread(self.memory_events, 4096, 0).splitlines():
+            if line.startswith(b"oom_kill "):
+                return int(line.split()[1])
+        return 0
 
     def _clean(self):
         """No process and no file of the slot's users may be left. Where nothing is, this costs one wait and two listings."""
@@ -364,13 +382,20 @@ class Slot:
         self._clean()
 
 
-def _memory_kills():
-    """How often this container's memory limit has killed a process (cgroup v2, then v1); 0 where that cannot be read."""
+def _memory_events():
+    """The file in which the kernel counts what the container's memory limit kills (cgroup v2, then v1); None without one."""
     for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
         try:
-            with open(path, encoding="ascii") as file:
-                lines = file.read().splitlines()
+            return keep(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
         except OSError:
             continue
-        return sum(int(line.split()[1]) for line in lines if line.startswith("oom_kill "))
-    return 0
+    return None
+
+
+def _waited(pid):
+    """For how many seconds a process was ready to run and did not."""
+    try:
+        with open(f"/proc/{pid}/schedstat", encoding="ascii") as file:
+            return int(file.read().split()[1]) / 1e9
+    except (OSError, ValueError, IndexError):
+        return 0.0

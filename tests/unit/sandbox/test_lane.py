@@ -38,9 +38,10 @@ class FakeChannel:
             self.answer = _framed({"st": "pong"})
             return
         self.box.backend.served.append(self.box.name)
-        if self.box.backend.on_job(self.box, data):
+        told = self.box.backend.on_job(self.box, data)
+        if told is not False:
             said = {"st": "exit", "code": 0, "out": 3, "err": 0, "wall": 0.1, "cpu": 0.1, "rss": 1024}
-            self.answer = _framed(said, b"", b"ok\n", b"")
+            self.answer = _framed({**said, **(told if isinstance(told, dict) else {})}, b"", b"ok\n", b"")
 
     def receive(self, deadline_s: float) -> bytes:
         if not self.box.alive or not self.answer:
@@ -79,7 +80,7 @@ class FakeBox:
 @dataclass
 class FakeBackend:
     name: str = "fake"
-    on_job: Callable[[FakeBox, bytes], bool] = lambda box, data: True
+    on_job: Callable[[FakeBox, bytes], bool | dict[str, object]] = lambda box, data: True  # False: no answer
     failures: int = 0  # starts that fail before one succeeds
     started: list[FakeBox] = field(default_factory=list)
     stopped: list[str] = field(default_factory=list)
@@ -211,12 +212,54 @@ def test_a_submission_that_takes_every_box_down_is_to_blame() -> None:
         assert pool.execute(JOB).stdout == b"ok\n"
 
 
+def test_a_submission_whose_neighbour_takes_both_its_boxes_down_runs_alone() -> None:
+    def crowded(box: FakeBox, data: bytes) -> bool:
+        box.alive = box.slots == 1
+        return True
+
+    backend = FakeBackend(on_job=crowded)
+    with SandboxPool([backend], slots=2) as pool:
+        assert pool.execute(JOB).stdout == b"ok\n"
+    assert [box.slots for box in backend.started] == [2, 2, 1]
+
+
+STARVED = {"st": "late", "code": -9, "wall": 4.0, "cpu": 0.1, "waited": 3.5}
+OUT_OF_MEMORY = {"st": "memory", "code": -9, "oom": 2}
+CHILD_KILLED = {"code": 1, "oom": 1}
+
+
+@pytest.mark.parametrize("ending", [STARVED, OUT_OF_MEMORY, CHILD_KILLED], ids=["starved", "out of memory", "a child killed"])
+def test_a_failure_that_the_neighbours_may_have_caused_is_repeated_alone(ending: dict[str, object]) -> None:
+    backend = FakeBackend(on_job=lambda box, data: ending if box.slots == 2 else True)
+    with SandboxPool([backend], slots=2) as pool:
+        assert pool.execute(JOB).is_success
+    assert backend.served == ["fake-0", "fake-1"]
+
+
+@pytest.mark.parametrize("ending", [STARVED, OUT_OF_MEMORY])
+def test_what_fails_alone_as_well_is_the_submissions_doing(ending: dict[str, object]) -> None:
+    backend = FakeBackend(on_job=lambda box, data: ending)
+    with SandboxPool([backend], slots=2) as pool:
+        assert pool.execute(JOB).status in (Status.TIMED_OUT, Status.OUT_OF_MEMORY)
+    assert backend.served == ["fake-0", "fake-1"]
+
+
+@pytest.mark.parametrize(
+    "ending", [{"st": "late", "wall": 4.0, "waited": 0.5}, {"code": 1, "oom": 0}, {"st": "late", "wall": 4.0, "waited": "x"}]
+)
+def test_a_failure_of_its_own_is_not_repeated(ending: dict[str, object]) -> None:
+    backend = FakeBackend(on_job=lambda box, data: ending)
+    with SandboxPool([backend], slots=2) as pool:
+        pool.execute(JOB)
+    assert backend.served == ["fake-0"]
+
+
 def test_a_sandbox_that_dies_under_anything_is_our_failure() -> None:
     def broken(box: FakeBox, data: bytes) -> bool:
         box.alive = False
         return True
 
-    with SandboxPool([FakeBackend(on_job=broken)], slots=1) as pool, pytest.raises(SandboxError, match="three times in a row"):
+    with SandboxPool([FakeBackend(on_job=broken)], slots=1) as pool, pytest.raises(SandboxError, match="four times in a row"):
         pool.execute(JOB)
 
 
