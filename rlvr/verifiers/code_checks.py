@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rlvr.errors import VerifierError
+from rlvr.verifiers.code_syntax import parse_python, symbols_of
 
 MAX_SHOWN_NAMES = 5
 
@@ -75,24 +76,23 @@ def _with_modules(setup: str, names: set[str], hint: str) -> str:
 
 
 def _parsed(source: str, what: str) -> ast.Module:
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise VerifierError(f"{what} cannot be read as Python: {error}") from error
+    found = parse_python(source)
+    if isinstance(found, str):
+        raise VerifierError(f"{what} cannot be read as Python: {found}")
+    return found
 
 
 def _parsable(source: str) -> str:
     """The beginning of a prompt, as far as it is Python; a prompt may be cut anywhere."""
-    try:
-        ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return ""
-    return source
+    return "" if isinstance(parse_python(source), str) else source
 
 
 def _open_names(source: str) -> set[str]:
     """Names that the code uses as globals and does not define itself, builtins aside."""
-    top = symtable.symtable(source, "<tests>", "exec")
+    try:
+        top = symbols_of(source)
+    except SyntaxError as error:
+        raise VerifierError(f"the tests cannot be read as Python: {error}") from error
     defined = {symbol.get_name() for symbol in top.get_symbols() if _is_defined(symbol)}
     used = {symbol.get_name() for table in _tables([top]) for symbol in table.get_symbols() if _is_global_use(symbol, table, top)}
     assigned_inside = {

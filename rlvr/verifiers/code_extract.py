@@ -5,13 +5,13 @@ Code is text until it is in the sandbox: Python's own parser can be made to use 
 
 from __future__ import annotations
 
-import ast
 import re
 import textwrap
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from rlvr.types import Problem
+from rlvr.verifiers.code_syntax import parse_python
 from rlvr.verifiers.extract import split_thinking, tagged
 
 Extract: TypeAlias = Literal["last_block", "first_block", "all_blocks", "answer_tag", "whole"]
@@ -160,7 +160,7 @@ def prompt_source(problem: Problem, entry_point: str) -> str | None:
         blocks = [block.code for block in fenced_blocks(message.content) if defines(block.code, entry_point)]
         if blocks:
             return blocks[-1]
-        if defines(message.content, entry_point) and _is_python(message.content):
+        if defines(message.content, entry_point) and not isinstance(parse_python(message.content), str):
             return message.content
     return None
 
@@ -215,12 +215,3 @@ def _indented(body: str) -> str:
     if rest and not first.rstrip().endswith(":") and all(line[:1] in (" ", "\t") for line in rest):
         return "\n".join(["    " + lines[0], *lines[1:]])
     return textwrap.indent("\n".join(lines), "    ")
-
-
-def _is_python(text: str) -> bool:
-    """Of a prompt, which is the data set's."""
-    try:
-        ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return False
-    return True

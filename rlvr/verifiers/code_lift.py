@@ -28,8 +28,8 @@ from rlvr.verifiers.code_interpret import (
     evaluate,
     is_supported,
 )
+from rlvr.verifiers.code_syntax import parse_python
 
-MAX_SOURCE_CHARS = 2_000_000
 MAX_SHOWN_CHARS = 200
 
 # What an assert's expression raises in Python fails the assert.
@@ -74,10 +74,11 @@ def lift_asserts(setup: str, asserts: tuple[str, ...]) -> Lifted | None:
     Raises:
         VerifierError: an assert that calls nothing fails.
     """
-    trees = [_parsed(source) for source in (setup, *asserts)]
-    if any(tree is None for tree in trees):
+    trees = [parse_python(source) for source in (setup, *asserts)]
+    bodies = [tree.body for tree in trees if not isinstance(tree, str)]
+    if len(bodies) != len(trees):
         return None
-    before, *tests = [tree.body for tree in trees if tree is not None]
+    before, *tests = bodies
     if not _is_inert(before) or any(len(body) != 1 for body in tests):
         return None
     return _lifted([body[0] for body in tests], None)
@@ -90,8 +91,8 @@ def lift_check(code: str, function: str) -> Lifted | None:
     Raises:
         VerifierError: an assert that calls nothing fails.
     """
-    tree = _parsed(code)
-    if tree is None:
+    tree = parse_python(code)
+    if isinstance(tree, str):
         return None
     checks = [node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == "check"]
     if len(checks) != 1 or not _is_inert([node for node in tree.body if node is not checks[0]]):
@@ -197,12 +198,3 @@ _KNOWN = {*FUNCTIONS, *TYPES, *MODULES}
 def _is_idle(statement: ast.stmt) -> bool:
     """`pass`, or a text that stands alone."""
     return isinstance(statement, ast.Pass) or (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant))
-
-
-def _parsed(source: str) -> ast.Module | None:
-    if len(source) > MAX_SOURCE_CHARS:
-        return None
-    try:
-        return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return None

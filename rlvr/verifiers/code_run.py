@@ -45,6 +45,7 @@ AT_ONCE = 4
 COMPILE_CPU_S = 30.0
 COMPILE_MEMORY_MB = 2048
 MAX_NOTE_CHARS = 300
+NEARLY = 0.9  # of its CPU time: a submission that vanished after so much of it was ended by the limit
 
 _ADDRESS = re.compile(r"\b0x[0-9a-fA-F]{6,16}\b")
 _SYNTAX_ERRORS = frozenset({"SyntaxError", "IndentationError", "TabError", "CompileError"})
@@ -160,7 +161,8 @@ def run_checks(sandbox: Sandbox, code: str, plan: CheckPlan, names: Sequence[str
         VerifierError: the tests are broken, or want to hand over what cannot leave their process.
     """
     job = Checks(code, plan.entry_points, plan.tests, plan.setup, plan.finish)
-    done = sandbox.execute(job, bounds.of_tests(len(names)))
+    limits = bounds.of_tests(len(names))
+    done = sandbox.execute(job, limits)
     if not done.is_checked and done.status is Status.EXITED:
         if done.unsupported:
             raise VerifierError(f"the tests cannot run apart from the submission: {done.unsupported}")
@@ -170,8 +172,9 @@ def run_checks(sandbox: Sandbox, code: str, plan: CheckPlan, names: Sequence[str
     for index, name in enumerate(names):
         failure = done.check_failures[index] if index < len(done.check_failures) else None
         if index < len(done.passed):
-            kind = Kind.PASSED if done.passed[index] else _kind_of_failure(failure, of_checks=True)
-            results.append(TestResult(name, kind, "" if kind is Kind.PASSED else _said(failure)))
+            results.append(
+                _checked(name, failure, bounds, is_passed=done.passed[index], is_spent=done.cpu_s >= NEARLY * limits.cpu_s)
+            )
         elif done.unsupported and all(result.is_passed for result in results):
             raise VerifierError(f"the tests cannot run apart from the submission: {done.unsupported}")
         else:
@@ -281,6 +284,17 @@ def _is_late(returned: Returned) -> bool:
     return returned.failure is not None and _kind_of_failure(returned.failure) is Kind.TIME_OUT
 
 
+# -- checks
+
+
+def _checked(name: str, failure: Failure | None, bounds: Bounds, *, is_passed: bool, is_spent: bool) -> TestResult:
+    if is_passed:
+        return TestResult(name, Kind.PASSED)
+    if is_spent and failure is not None and failure.kind == "SubmissionGone":
+        return TestResult(name, Kind.TIME_OUT, _too_slow(bounds))
+    return TestResult(name, _kind_of_failure(failure, of_checks=True), _said(failure))
+
+
 # -- how an execution ended
 
 
@@ -289,7 +303,7 @@ def _unfinished(name: str, done: Execution, bounds: Bounds, *, is_first: bool) -
     if not is_first:
         return TestResult(name, Kind.NOT_RUN)
     if done.status is Status.TIMED_OUT:
-        return TestResult(name, Kind.TIME_OUT, f"it takes longer than {bounds.test_s:g} s ({bounds.total_s:g} s for all tests)")
+        return TestResult(name, Kind.TIME_OUT, _too_slow(bounds))
     if done.status is Status.OUT_OF_MEMORY:
         return TestResult(name, Kind.OUT_OF_MEMORY, "it used more memory than it may")
     if done.failure is not None:
@@ -297,6 +311,10 @@ def _unfinished(name: str, done: Execution, bounds: Bounds, *, is_first: bool) -
     if done.status is Status.KILLED:
         return TestResult(name, Kind.RUNTIME_ERROR, f"it was ended by signal {done.signal}")
     return TestResult(name, Kind.RUNTIME_ERROR, f"it ended with exit code {done.exit_code}")
+
+
+def _too_slow(bounds: Bounds) -> str:
+    return f"it takes longer than {bounds.test_s:g} s ({bounds.total_s:g} s for all tests)"
 
 
 def _kind_of_failure(failure: Failure | None, *, of_checks: bool = False) -> Kind:

@@ -10,6 +10,9 @@ import pytest
 from rlvr.envs.tasks import load_task
 from rlvr.envs.validate import Fault, gold_response, validate
 from rlvr.errors import TaskError
+from rlvr.sandbox.jobs import Execution, Job, Limits, Returned, Status
+from rlvr.sandbox.shared import use_sandbox
+from rlvr.testing import FakeSandbox
 
 SPEC = """
 description = "Numbers."
@@ -29,7 +32,7 @@ from rlvr.types import Verdict
 
 class Adapter(RowReader):
     def read(self, row):
-        return Draft(row["prompt"], row["answer"], id=row.get("id"))
+        return Draft(row["prompt"], row["answer"], id=row.get("id"), metadata=row.get("metadata", {}))
 """
 GENEROUS = """
 from rlvr.types import Verdict
@@ -118,3 +121,36 @@ def test_math_rows_are_graded_in_worker_processes(tmp_path: Path) -> None:
     (tmp_path / "plain.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (report,) = asyncio.run(validate(load_task(str(tmp_path / "plain.jsonl")), ["all"], workers=1))
     assert (report.problems, report.findings) == (3, ())
+
+
+def gives(job: Job, limits: Limits) -> Execution:
+    """What a program that says "gives N" would have returned."""
+    number = int(getattr(job, "code", "").rpartition("gives ")[2] or 0)
+    return Execution(Status.EXITED, returned=(Returned(number),))
+
+
+def problem_of(name: str, *asserts: str, solution: str | None) -> dict[str, Any]:
+    tests = {"type": "asserts", "setup": "", "asserts": list(asserts)}
+    metadata = {} if solution is None else {"solution": solution}
+    return {"id": name, "prompt": f"{name}?", "answer": {"tests": tests}, "metadata": metadata}
+
+
+def test_reference_programs_are_graded_and_broken_tests_are_listed(folder: Path) -> None:
+    rows = [
+        problem_of("right", "assert f(0) == 1", solution="def f(x): ...  # gives 1"),
+        problem_of("refused", "assert f(0) == 2", solution="def f(x): ...  # gives 3"),
+        problem_of("broken", "assert f(0) =", solution="def f(x): ...  # gives 4"),
+        problem_of("broken and without a program", "assert 1 == 1", solution=None),
+        problem_of("without a program", "assert f(0) == 5", solution=None),
+    ]
+    sandbox = FakeSandbox(gives)
+    with use_sandbox(sandbox):
+        found = faults(folder, "code", train=rows)
+    assert found == {
+        "train": [
+            ("refused", Fault.GOLD_FAILS),
+            ("broken", Fault.VERIFIER_ERROR),
+            ("broken and without a program", Fault.VERIFIER_ERROR),
+        ]
+    }
+    assert sandbox.warm_ups == 1
