@@ -127,9 +127,32 @@ def _test(args: argparse.Namespace) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    from rlvr.integrations.sandbox_server import serve_sandbox
+    import secrets
 
-    return serve_sandbox(args)
+    from rlvr.integrations.gate import ServerLimits
+    from rlvr.integrations.listen import BoundServer
+    from rlvr.integrations.sandbox_server import SandboxService
+    from rlvr.sandbox.shared import make_sandbox
+
+    kind = os.environ.get("RLVR_SANDBOX", "auto")
+    if kind == "unsafe" or kind.startswith(("http://", "https://")):
+        raise ConfigError(f"RLVR_SANDBOX = {kind!r} cannot be served to other machines; use docker or bubblewrap")
+    given = os.environ.get("RLVR_SANDBOX_TOKEN", "")
+    token = given or secrets.token_urlsafe(24)
+
+    def announce() -> None:
+        if args.json:
+            print(json.dumps({"url": server.url, "capacity": sandbox.capacity, "token": None if given else token}), flush=True)
+        shown = "the token of RLVR_SANDBOX_TOKEN" if given else f"RLVR_SANDBOX_TOKEN={token}"
+        print(f"{sandbox.capacity} slots at {server.url}, with {shown}; Ctrl-C ends it", file=sys.stderr, flush=True)
+
+    with closing(make_sandbox(kind, slots=args.slots)) as sandbox:
+        limits = ServerLimits(body_mb=args.max_body_mb)
+        service = SandboxService(sandbox, token=token, limits=limits)
+        server = BoundServer(service.app(), host=args.host, port=args.port, token=token, limits=limits, on_start=announce)
+        sandbox.warm_up()
+        server.run_to_end()
+    return 0
 
 
 def _layers(text: str) -> list[Layer]:

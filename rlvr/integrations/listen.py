@@ -1,4 +1,4 @@
-"""Run a verifier's HTTP service: a socket that says clearly why it cannot be had, slow clients cut off, a graceful end."""
+"""Run an HTTP service: a socket that says clearly why it cannot be had, slow clients cut off, a graceful end."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
+from starlette.applications import Starlette
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from rlvr.errors import ConfigError
-from rlvr.integrations.server import ServerLimits, VerifierService
+from rlvr.integrations.gate import ServerLimits
+from rlvr.integrations.server import VerifierService
 from rlvr.verifiers.runner import WeightedVerifier
 
 DEFAULT_PORT = 8321
@@ -88,8 +90,42 @@ def url_of(bound: socket.socket) -> str:
     return f"http://[{host}]:{port}" if bound.family == socket.AF_INET6 else f"http://{host}:{port}"
 
 
-class VerifierServer(uvicorn.Server):
-    """A verifier's HTTP service on a socket of its own. `url` is known at once; `on_start` is called when requests are taken.
+class BoundServer(uvicorn.Server):
+    """An HTTP service on a socket of its own. `url` is known at once; `on_start` is called when requests are taken.
+
+    Raises:
+        ConfigError: the host needs a token, or cannot be listened on.
+    """
+
+    def __init__(
+        self,
+        app: Starlette,
+        *,
+        host: str,
+        port: int,
+        token: str | None,
+        limits: ServerLimits,
+        on_start: Callable[[], None] | None = None,
+    ) -> None:
+        check_host(host, token)
+        super().__init__(_config(app, limits))
+        self._bound = bind(host, port)
+        self._on_start = on_start
+        self.url = url_of(self._bound)
+
+    def run_to_end(self) -> None:
+        """Serve until SIGINT, SIGTERM or `should_exit`; requests under way may end first."""
+        with contextlib.closing(self._bound), contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again at its end
+            self.run(sockets=[self._bound])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._on_start is not None:
+            self._on_start()
+
+
+class VerifierServer(BoundServer):
+    """A verifier's HTTP service.
 
     Raises:
         ConfigError: the host needs a token, or cannot be listened on.
@@ -113,26 +149,13 @@ class VerifierServer(uvicorn.Server):
         limits = limits or ServerLimits()
         service = VerifierService(verifier, workers=workers, timeout_s=timeout_s, token=token, limits=limits)
         service.prepare()
-        super().__init__(_config(service, limits))
-        self._bound = bind(host, port)
-        self._on_start = on_start
-        self.url = url_of(self._bound)
-
-    def run_to_end(self) -> None:
-        """Serve until SIGINT, SIGTERM or `should_exit`; requests under way may end first."""
-        with contextlib.closing(self._bound), contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again at its end
-            self.run(sockets=[self._bound])
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        if self._on_start is not None:
-            self._on_start()
+        super().__init__(service.app(), host=host, port=port, token=token, limits=limits, on_start=on_start)
 
 
-def _config(service: VerifierService, limits: ServerLimits) -> uvicorn.Config:
+def _config(app: Starlette, limits: ServerLimits) -> uvicorn.Config:
     protocol: Any = type("Protocol", (PatientProtocol,), {"header_s": limits.header_s})
     return uvicorn.Config(
-        service.app(),
+        app,
         http=protocol,
         ws="none",
         lifespan="on",

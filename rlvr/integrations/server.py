@@ -7,13 +7,8 @@ Source of the second: openrlhf 0.11.2, `openrlhf/utils/agent.py` (`_fetch_reward
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import hmac
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from starlette.applications import Starlette
@@ -25,26 +20,13 @@ from starlette.routing import Route
 import rlvr
 from rlvr.errors import ConfigError, TaskError
 from rlvr.integrations.conversation import conversation_rollout, response_of
-from rlvr.types import JSON, Rollout
+from rlvr.integrations.gate import ServerLimits, check_token, json_response, read_body, read_object, refusal
+from rlvr.types import Rollout
 from rlvr.verifiers.api import grade_all
 from rlvr.verifiers.lines import Row, read_rows, verdict_line
 from rlvr.verifiers.runner import Grader, WeightedVerifier
 
 Handler = Callable[[Request], Awaitable[Response]]
-
-
-@dataclass(frozen=True, slots=True)
-class ServerLimits:
-    """What one client can ask of the server. Requests beyond `requests_at_once` wait, unread, for `wait_s` at most."""
-
-    body_mb: float = 16.0
-    rows: int = 10_000  # of one request
-    requests_at_once: int = 64
-    wait_s: float = 120.0
-    read_s: float = 30.0  # a body arrives within
-    header_s: float = 10.0  # a new connection sends its request line and headers within
-    connections: int = 2_000
-    shutdown_s: float = 30.0  # requests under way may end within
 
 
 class VerifierService:
@@ -76,7 +58,7 @@ class VerifierService:
             Route("/get_reward", self._guarded(self._get_reward), methods=["POST"]),
             Route("/health", self._health, methods=["GET"]),
         ]
-        handlers: Mapping[Any, Any] = {HTTPException: _refusal}
+        handlers: Mapping[Any, Any] = {HTTPException: refusal}
         return Starlette(routes=routes, exception_handlers=handlers, lifespan=self._lifespan)
 
     @contextlib.asynccontextmanager
@@ -88,7 +70,7 @@ class VerifierService:
         """`handler` for those who have the token, when it is their turn; what they sent wrong is status 400."""
 
         async def guarded(request: Request) -> Response:
-            self._check_token(request)
+            check_token(request, self._token)
             await self._wait_for_turn()
             self._under_way += 1
             try:
@@ -111,7 +93,7 @@ class VerifierService:
         return Response("".join(lines), media_type="application/x-ndjson")
 
     async def _get_reward(self, request: Request) -> Response:
-        message = await asyncio.to_thread(_read_object, await self._body(request))
+        message = await asyncio.to_thread(read_object, await self._body(request))
         rollouts = openrlhf_rollouts(message)
         self._check_rows(len(rollouts))
         await grade_all(self._grader, rollouts, at_once=min(self._grader.at_once, len(rollouts)))
@@ -121,10 +103,10 @@ class VerifierService:
             raise HTTPException(503, f"{len(failures)} of {len(rollouts)} responses could not be graded: {failures[0]}")
         scores = [rollout.reward for rollout in rollouts]
         correct = [float(rollout.is_correct) for rollout in rollouts]
-        return _json({"rewards": scores, "scores": scores, "extra_logs": {"correct": correct}})
+        return json_response({"rewards": scores, "scores": scores, "extra_logs": {"correct": correct}})
 
     async def _health(self, request: Request) -> Response:
-        return _json(
+        return json_response(
             {
                 "status": "ok",
                 "rlvr": rlvr.__version__,
@@ -134,21 +116,7 @@ class VerifierService:
         )
 
     async def _body(self, request: Request) -> bytes:
-        limit = int(self.limits.body_mb * 2**20)
-        too_large = HTTPException(413, f"the body is larger than {self.limits.body_mb:g} MiB; send fewer responses at once")
-        declared = request.headers.get("content-length", "")
-        if declared.isdecimal() and int(declared) > limit:
-            raise too_large
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self.limits.read_s):
-                async for chunk in request.stream():
-                    body += chunk
-                    if len(body) > limit:
-                        raise too_large
-        except TimeoutError as error:
-            raise HTTPException(408, f"the body did not arrive within {self.limits.read_s:g} s") from error
-        return bytes(body)
+        return await read_body(request, self.limits, "send fewer responses at once")
 
     def _rows(self, text: str) -> list[Row]:
         lines = text.split("\n")  # not splitlines: JSON may hold other line separators
@@ -160,14 +128,6 @@ class VerifierService:
             raise HTTPException(400, "the body has no responses to grade")
         if count > self.limits.rows:
             raise HTTPException(413, f"{count} responses; at most {self.limits.rows} are graded in one request")
-
-    def _check_token(self, request: Request) -> None:
-        if self._token is None:
-            return
-        given = _credentials(request.headers.get("authorization", ""))
-        if not hmac.compare_digest(given.encode("utf-8", "replace"), self._token.encode()):
-            headers = {"WWW-Authenticate": 'Bearer, Basic realm="rlvr"'}
-            raise HTTPException(401, "send the token: 'Authorization: Bearer TOKEN', or http://rlvr:TOKEN@host:port/", headers)
 
     async def _wait_for_turn(self) -> None:
         try:
@@ -202,38 +162,3 @@ def _list(message: Mapping[str, Any], key: str) -> Sequence[Any]:
         known = ", ".join(message) or "nothing"
         raise TaskError(f"{key!r} is {'missing' if value is None else type(value).__name__}, not a list; the message has {known}")
     return value
-
-
-def _read_object(body: bytes) -> dict[str, Any]:
-    try:
-        message = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise TaskError(f"the body is not JSON: {error}") from error
-    if not isinstance(message, dict):
-        raise TaskError(f"the body is {type(message).__name__}, not an object")
-    return message
-
-
-def _credentials(header: str) -> str:
-    """The token in an Authorization header: a bearer's, or the password of a user; empty when there is none."""
-    scheme, _, value = header.partition(" ")
-    if scheme.lower() == "bearer":
-        return value.strip()
-    if scheme.lower() != "basic":
-        return ""
-    try:
-        return base64.b64decode(value, validate=True).decode("utf-8", "replace").partition(":")[2]
-    except (binascii.Error, ValueError):
-        return ""
-
-
-async def _refusal(request: Request, error: HTTPException) -> Response:
-    response = _json({"error": error.detail}, error.status_code)
-    response.headers.update(error.headers or {})
-    # What was not read of the request would be taken for the next one.
-    response.headers["Connection"] = "close"
-    return response
-
-
-def _json(message: Mapping[str, JSON], status: int = 200) -> Response:
-    return Response(json.dumps(message), status, media_type="application/json")  # ASCII: lone surrogates survive

@@ -25,8 +25,8 @@ pytest.importorskip("uvicorn", reason="the extra 'serve' is not installed")
 
 from rlvr.errors import ConfigError
 from rlvr.integrations.conversation import response_of
+from rlvr.integrations.gate import ServerLimits
 from rlvr.integrations.listen import VerifierServer
-from rlvr.integrations.server import ServerLimits
 from rlvr.verifiers.runner import WeightedVerifier
 
 TOKEN = "correct horse"
