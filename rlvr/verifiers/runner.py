@@ -10,7 +10,6 @@ import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -24,8 +23,10 @@ from rlvr.verifiers.chunk import GradedChunk
 from rlvr.verifiers.compose import breakdown, weighted_reward
 from rlvr.verifiers.pool import WorkerPool, is_timeout
 from rlvr.verifiers.settings import check_settings
+from rlvr.verifiers.threads import Threads
 
 MAX_NESTING = 8
+CLOSE_GRACE_S = 5.0  # for threads that wait when the grader is closed
 JOBS_A_WORKER = 4  # enough to keep a worker busy while its last verdict is read
 
 
@@ -90,12 +91,10 @@ class Grader:
         self._weights = {part.key: part.weight for part in self._parts}
         self._limits = {"workers": workers, "timeout_s": timeout_s, "retries": retries, "memory_mb": memory_mb}
         self._nested: dict[str, _Part] = {}
-        self._at_once = JOBS_A_WORKER * workers
-        self._threads = threads
-        self._is_closed = False
+        self._at_once = max(JOBS_A_WORKER * workers, threads if self.has_waiting else 0)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._pool: WorkerPool | None = None
-        self._executor: ThreadPoolExecutor | None = None
+        self._threads = Threads(threads, lambda: Verdict.error("the grader was closed"))
 
     @property
     def has_isolated(self) -> bool:
@@ -110,7 +109,7 @@ class Grader:
     @property
     def at_once(self) -> int:
         """How many rollouts are worth grading at the same time."""
-        return max(self._at_once, self._threads if self.has_waiting else 0)
+        return self._at_once
 
     def prepare(self) -> None:
         """Find out whether what the verifiers wait for is there (a sandbox, say), before long work begins. Blocks.
@@ -176,12 +175,10 @@ class Grader:
             raise VerifierError(f"verifier {part.key!r}: its worker {error}") from error
 
     async def close(self) -> None:
-        """Kill the workers and wait until they are gone, and until the threads have the verdicts that they wait for."""
-        self._is_closed = True
+        """Kill the workers and wait until they are gone; for threads that wait for a verdict, wait a moment."""
         if self._pool is not None:
             await self._pool.close()
-        if self._executor is not None:
-            await asyncio.to_thread(self._executor.shutdown)
+        await asyncio.to_thread(self._threads.close, CLOSE_GRACE_S)
 
     async def __aenter__(self) -> Grader:
         return self
@@ -215,16 +212,7 @@ class Grader:
         return self._nested[name]
 
     async def _grade_in_thread(self, part: _Part, rollout: Rollout) -> Verdict:
-        def work() -> Verdict:
-            if self._is_closed:  # it stood in the queue
-                return _closed(part)
-            return call_verifier(part.verifier, rollout, part.settings)
-
-        if self._is_closed:
-            return _closed(part)
-        if self._executor is None:
-            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="rlvr-verifier")
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        return await asyncio.wrap_future(self._threads.submit(lambda: call_verifier(part.verifier, rollout, part.settings)))
 
     async def _grade_isolated(self, part: _Part, rollout: Rollout) -> Verdict:
         verdict = await self._workers().grade(part.key, part.reference, rollout, part.settings)
@@ -252,10 +240,6 @@ class Grader:
         if self._loop is not loop:
             raise VerifierError("this Grader belongs to another event loop; make one Grader for each asyncio.run")
         return self._pool
-
-
-def _closed(part: _Part) -> Verdict:
-    return Verdict.error(f"verifier {part.key!r}: the grader was closed")
 
 
 def _resolve_all(verifiers: Sequence[WeightedVerifier]) -> tuple[_Part, ...]:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from rlvr.errors import PluginError, SandboxError
+from rlvr.errors import PluginError, SandboxError, VerifierError
 from rlvr.types import Outcome, Problem, Rollout
 from rlvr.verifiers.api import BlockingGrader
 from rlvr.verifiers.base import Verifier
 from rlvr.verifiers.bulk import grade_lines
 from rlvr.verifiers.runner import Grader, WeightedVerifier
 from rlvr.verifiers.stream import verify_stream
+from rlvr.verifiers.threads import Threads
 
 PLUGINS = Path(__file__).parent / "plugins" / "waiting.py"
 MEETS = WeightedVerifier(f"{PLUGINS}:meets_others")
@@ -125,6 +128,52 @@ def test_a_closed_grader_gives_no_score() -> None:
     asyncio.run(run())
     assert one.verdict is not None
     assert "was closed" in one.verdict.reason
+
+
+def test_closing_leaves_a_verdict_behind_that_does_not_come() -> None:
+    never, begun = threading.Event(), threading.Event()
+    threads: Threads[str] = Threads(1, lambda: "refused")
+
+    def wait() -> str:
+        begun.set()
+        never.wait(60.0)
+        return "late"
+
+    stuck, queued = threads.submit(wait), threads.submit(lambda: "done")
+    assert begun.wait(10.0)
+    threads.close(grace_s=0.05)
+    assert queued.result(0) == "refused"
+    assert threads.submit(lambda: "done").result(0) == "refused"
+    assert not stuck.done()
+    never.set()
+    assert stuck.result(10.0) == "late"
+
+
+def test_a_process_ends_although_a_verdict_does_not_come() -> None:
+    code = "import threading, rlvr.verifiers.threads as t; t.Threads(1, str).submit(threading.Event().wait); print('end')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "end\n"
+
+
+def test_threads_are_started_as_they_are_needed_and_used_again() -> None:
+    threads: Threads[str] = Threads(4, lambda: "refused")
+    names = {threads.submit(lambda: threading.current_thread().name).result(10.0) for _ in range(50)}
+    assert len(names) <= 2  # a thread may not have come back yet
+    threads.close(grace_s=10.0)
+    assert not threads_of_graders()
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), ValueError("bad")])
+def test_work_that_would_end_its_thread_is_an_error_and_the_next_is_done(error: BaseException) -> None:
+    threads: Threads[str] = Threads(1, lambda: "refused")
+
+    def leave() -> str:
+        raise error
+
+    with pytest.raises(VerifierError, match=type(error).__name__):
+        threads.submit(leave).result(10.0)
+    assert threads.submit(lambda: "done").result(10.0) == "done"
+    threads.close(grace_s=10.0)
 
 
 def test_a_verifier_is_isolated_or_waits_but_not_both() -> None:
