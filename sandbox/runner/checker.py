@@ -4,6 +4,7 @@ The submission is on the other end of a link. Only plain data comes over; its ob
 remote.py) that are never asked to compare themselves with what a test expects.
 """
 
+import ast
 import builtins
 import json
 import os
@@ -17,6 +18,7 @@ from .wire import read_exactly, write_all
 
 PAYLOAD, RESULT, LINK = 3, 4, 5
 MAX_MESSAGE_BYTES = 8 << 20
+SETTLE = "__settle__"
 MAX_DESCRIBED = 50  # failures whose messages are kept: a verdict that is too long to be read would be none
 
 
@@ -27,9 +29,10 @@ class RemoteError(Exception):
 class Link:
     """Questions to the submission and its answers. `gone` and `cannot_pass` tell what a test's `except:` may have eaten."""
 
-    questions = 0
-    gone = ""
-    cannot_pass = ""
+    def __init__(self):
+        self.questions = 0
+        self.gone = self.cannot_pass = ""
+        self.changes = []
 
     def ask(self, refused, **query):
         """One question, one answer; raises what the submission raised. `refused`: see `Reference`."""
@@ -72,16 +75,22 @@ class Link:
             raise SubmissionGone(self.gone) from None
 
     def apply(self, query, args, kwargs, refused):
-        """A call; what it did to its arguments is done to ours, too."""
+        """A call. What it did to its arguments is done to ours, too, before the test's next statement: at once,
+        `assert f(data) == sorted(data)` would hold for whoever empties `data`.
+        """
         query["args"] = [self.outgoing(arg) for arg in args]
         query["kwargs"] = {name: self.outgoing(value) for name, value in kwargs.items()}
         answer = self.exchange(query)
         value = self.value(answer, refused)
         if "args" in answer:
             theirs = self.plain(answer["args"], refused)
-            for mine, changed in zip(args, theirs if type(theirs) is list else (), strict=False):
-                _write_back(mine, changed)
+            self.changes += zip(args, theirs if type(theirs) is list else (), strict=False)
         return value
+
+    def settle(self):
+        changes, self.changes = self.changes, []
+        for mine, changed in changes:
+            _write_back(mine, changed)
 
     def outgoing(self, value):
         try:
@@ -132,14 +141,33 @@ def entry(link, name):
     return call
 
 
+def _compiled(source):
+    """Test code that settles before each of its statements."""
+    tree = ast.parse(source, "<tests>")
+    for node in ast.walk(tree):
+        for field in ("body", "orelse", "finalbody"):
+            block = getattr(node, field, None)
+            if type(block) is list:  # of a lambda or a conditional expression it is one expression
+                setattr(node, field, [part for statement in block for part in (*_settling(statement), statement)])
+    return compile(ast.fix_missing_locations(tree), "<tests>", "exec", dont_inherit=True)
+
+
+def _settling(statement):
+    if isinstance(statement, ast.Expr | ast.ImportFrom) and not any(isinstance(node, ast.Call) for node in ast.walk(statement)):
+        return ()  # a docstring and a future import must stay the first
+    call = ast.Expr(ast.Call(ast.Name(SETTLE, ast.Load()), [], []))
+    ast.copy_location(call, statement)
+    return (call,)
+
+
 def check(wanted):
     """Run the tests; returns the verdict that goes to the host."""
     link = Link()
     verdict = {"nonce": wanted["nonce"], "passed": [], "failures": [], "checked": False, "unsupported": "", "fatal": None}
-    space = {"__builtins__": builtins, "__name__": "__tests__"}
+    space = {"__builtins__": builtins, "__name__": "__tests__", SETTLE: link.settle}
     try:
-        chunks = [compile(chunk, "<tests>", "exec") for chunk in (wanted["setup"], *wanted["tests"], wanted["finish"])]
-    except (SyntaxError, ValueError) as error:
+        chunks = [_compiled(chunk) for chunk in (wanted["setup"], *wanted["tests"], wanted["finish"])]
+    except (SyntaxError, ValueError, RecursionError) as error:
         verdict["fatal"] = _described(error)
         return verdict
     try:
