@@ -100,7 +100,7 @@ class SandboxService:
     async def _health(self, request: Request) -> Response:
         health: dict[str, JSON] = {
             "status": "ok", "rlvr": rlvr.__version__, "capacity": self._sandbox.capacity, "jobs": self._jobs,
-            "sessions": len(self._sessions),
+            "sessions": len(self._sessions), "max_bytes": int(self._limits.body_mb * 2**20),
         }  # fmt: skip
         return json_response(health)
 
@@ -113,7 +113,8 @@ class SandboxService:
         async def work() -> dict[str, JSON]:
             self._jobs += 1
             try:
-                return {"execution": encode_execution(await self._sandbox.run(job, limits, run=run))}
+                done = await self._sandbox.run(job, limits, run=run)
+                return {"execution": encode_execution(done), "capacity": self._sandbox.capacity}
             finally:
                 self._jobs -= 1
 

@@ -29,12 +29,19 @@ class HostLostError(Exception):
 
 @dataclass(eq=False, slots=True)
 class Host:
-    """One server. `capacity` 0: it has not said yet."""
+    """One server. `capacity` and `max_bytes` (of a request) are 0 while it has not said."""
 
     url: str
     capacity: int = 0
+    max_bytes: int = 0
     in_flight: int = 0
+    served: int = 0
     rests_until: float = 0.0
+
+    @property
+    def load(self) -> tuple[float, float]:
+        """What it does now for its size; between equals, what it has done."""
+        return self.in_flight / max(1, self.capacity), self.served / max(1, self.capacity)
 
 
 class Fleet:
@@ -55,8 +62,9 @@ class Fleet:
             awake = [host for host in self.hosts if host.rests_until <= now]
             if not awake:
                 return None
-            host = min(awake, key=lambda host: host.in_flight / max(1, host.capacity))
+            host = min(awake, key=lambda host: host.load)
             host.in_flight += 1
+            host.served += 1
             return host
 
     def give_back(self, host: Host, *, rest_s: float = 0.0) -> None:

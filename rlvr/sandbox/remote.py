@@ -69,8 +69,8 @@ class RemoteSandbox:
                 time.sleep(LOOK_S)
                 continue
             with _attempt(trip, host) as attempt:
-                response = self._send("POST", f"{host.url}/v1/jobs", content)
-                attempt.answer = _execution(_answer(response))
+                _require_fit(host, content)
+                attempt.answer = _execution(host, _answer(self._send("POST", f"{host.url}/v1/jobs", content)))
             if attempt.answer is not None:
                 return attempt.answer
 
@@ -83,8 +83,8 @@ class RemoteSandbox:
                 await asyncio.sleep(LOOK_S)
                 continue
             with _attempt(trip, host) as attempt:
-                response = await self._send_async("POST", f"{host.url}/v1/jobs", content)
-                attempt.answer = _execution(_answer(response))
+                _require_fit(host, content)
+                attempt.answer = _execution(host, _answer(await self._send_async("POST", f"{host.url}/v1/jobs", content)))
             if attempt.answer is not None:
                 return attempt.answer
 
@@ -113,7 +113,8 @@ class RemoteSandbox:
         failures = []
         for host in self._fleet.hosts:
             try:
-                host.capacity = int(_answer(self._send("GET", f"{host.url}/v1/health", None))["capacity"])
+                health = _answer(self._send("GET", f"{host.url}/v1/health", None))
+                host.capacity, host.max_bytes = int(health["capacity"]), int(health["max_bytes"])
             except (HostBusyError, HostDownError, HostLostError, KeyError, ValueError) as error:
                 failures.append(f"{host.url}: {error}")
         if len(failures) == len(self._fleet.hosts):
@@ -238,11 +239,20 @@ def _answer(response: Any) -> Mapping[str, Any]:
     return message
 
 
-def _execution(message: Mapping[str, Any]) -> Execution:
+def _execution(host: Host, message: Mapping[str, Any]) -> Execution:
+    """The answer to a job; what the host says of its size is noted, since it may have been away when it was first asked."""
     try:
+        host.capacity = int(message.get("capacity", host.capacity))
         return decode_execution(message.get("execution"))
-    except WireError as error:
+    except (WireError, ValueError, TypeError) as error:
         raise HostLostError(f"{error}; does the server run the same version of rlvr?") from error
+
+
+def _require_fit(host: Host, content: bytes) -> None:
+    """A server that refuses a body closes the connection, and its words may be lost with it."""
+    if host.max_bytes and len(content) > host.max_bytes:
+        size = f"the job is {len(content)} bytes; {host.url} takes at most {host.max_bytes}"
+        raise _RefusedError(f"{size}: raise --max-body-mb on the server")
 
 
 def _name(message: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from rlvr.sandbox.jobs import Calls, Checks, Execution, Job, Limits, Program, Re
 HELD = Execution(Status.EXITED, image="sha256:1")
 
 
-class OneSandbox(Sandbox):
+class OneSandbox:
     """Answers harmless programs as it should, and attempts by `answer`; where that gives None, nothing gets through."""
 
     capacity = 1
