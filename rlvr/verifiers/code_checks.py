@@ -35,7 +35,7 @@ class CheckPlan:
     finish: str = ""
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def plan_asserts(setup: str, asserts: tuple[str, ...]) -> CheckPlan:
     """MBPP's tests: what they call and do not define is the submission's.
 
@@ -53,7 +53,7 @@ def plan_asserts(setup: str, asserts: tuple[str, ...]) -> CheckPlan:
     return CheckPlan(entry_points, _with_modules(setup, open_names - called, "define"), asserts)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def plan_check(before: str, code: str, entry_point: str) -> CheckPlan:
     """HumanEval's `check(candidate)`, with the helpers that the prompt defines `before` the function.
 

@@ -65,7 +65,7 @@ class Lifted:
     asserts: tuple[LiftedAssert, ...]
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def lift_asserts(setup: str, asserts: tuple[str, ...]) -> Lifted | None:
     """The asserts as calls; None where one of them cannot be lifted. Those that call nothing (`assert True`) are left out.
 
@@ -84,7 +84,7 @@ def lift_asserts(setup: str, asserts: tuple[str, ...]) -> Lifted | None:
     return _lifted([body[0] for body in tests], None)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def lift_check(code: str, function: str) -> Lifted | None:
     """The asserts in HumanEval's `def check(candidate)` as calls of `function`; None where one of them cannot be lifted.
 

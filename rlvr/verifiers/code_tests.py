@@ -15,6 +15,8 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -96,13 +98,45 @@ class TestSet:
     __test__ = False  # not one of pytest's
 
 
+class _Recent:
+    """The tests that were read last, by the identity of the answer: a group's rollouts share one, and it may be megabytes."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._lock = threading.Lock()  # guards the following
+        self._found: OrderedDict[int, tuple[JSON, Mapping[str, JSON], TestSet]] = OrderedDict()
+
+    def get(self, answer: JSON, metadata: Mapping[str, JSON]) -> TestSet | None:
+        with self._lock:
+            known = self._found.get(id(answer))
+        return known[2] if known is not None and known[0] is answer and known[1] == metadata else None
+
+    def keep(self, answer: JSON, metadata: Mapping[str, JSON], found: TestSet) -> None:
+        with self._lock:
+            self._found[id(answer)] = (answer, metadata, found)
+            self._found.move_to_end(id(answer))
+            if len(self._found) > self._size:
+                self._found.popitem(last=False)
+
+
+_recent = _Recent(128)
+
+
 def read_tests(answer: JSON, metadata: Mapping[str, JSON]) -> TestSet:
     """The tests in a gold answer. `metadata` may name the function (`fn_name`, `func_name`), and how many tests are public
-    (`public_tests`).
+    (`public_tests`). An answer that was read must not be changed afterwards.
 
     Raises:
         VerifierError: there are none, or they are broken.
     """
+    found = _recent.get(answer, metadata)
+    if found is None:
+        found = _read(answer, metadata)
+        _recent.keep(answer, metadata, found)
+    return found
+
+
+def _read(answer: JSON, metadata: Mapping[str, JSON]) -> TestSet:
     described = _described(answer)
     public = _public_count(described, metadata)
     return TestSet(

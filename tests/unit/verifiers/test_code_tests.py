@@ -123,6 +123,15 @@ def test_broken_tests_say_what_is_wrong(answer: Any, words: str) -> None:
         read_tests(answer, {})
 
 
+def test_tests_are_read_once_for_all_the_rollouts_of_a_problem() -> None:
+    answer = {"tests": ASSERTS}
+    assert read_tests(answer, {}).tests is read_tests(answer, {}).tests
+    assert read_tests({"tests": ASSERTS}, {}).tests == read_tests(answer, {}).tests
+    cases = [{"input": "1", "output": "2", "testtype": "functional"}]
+    names = [getattr(read_tests(cases, {"func_name": name}).tests, "function", "") for name in ("f", "g")]
+    assert names == ["f", "g"]
+
+
 # -- tests that must run as code
 
 
