@@ -6,8 +6,11 @@ import asyncio
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
+from rlvr.envs.check import check_env as check_env
 from rlvr.errors import SandboxError
 from rlvr.sandbox.jobs import Cell, Execution, Job, Limits, Status
+from rlvr.tools.check import Example as Example
+from rlvr.tools.check import check_tool as check_tool
 from rlvr.types import Completion, FinishReason, Sampling
 from rlvr.verifiers.check import check_verifier as check_verifier
 

@@ -1,4 +1,4 @@
-"""`rlvr init`: begin a verifier or a task with something that already works."""
+"""`rlvr init`: begin a verifier, a task, an environment or a tool with something that already works."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from rlvr.errors import ConfigError
 
-HELP = "Write the package of a new verifier, or the folder of a new task: small, tested, and ready to change."
+HELP = "Write the package of a new verifier, environment or tool, or the folder of a new task: small, tested, ready to change."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("what", choices=("verifier", "task"))
+    parser.add_argument("what", choices=("verifier", "task", "env", "tool"))
     parser.add_argument("name", help="lower-case words joined by underscores, e.g. even_digits")
     parser.add_argument("--dir", default=".", metavar="DIR", help="where the folder NAME is made (here)")
     parser.add_argument("--json", action="store_true", help='print {"folder", "files"}')
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 def _check_is_free(what: str, name: str) -> None:
     from rlvr.registry import names
 
-    taken = names("verifiers")
+    taken = names(f"{what}s") if what != "task" else []
     if what == "task":
         from rlvr.envs.tasks import task_names
 
@@ -51,4 +51,5 @@ def _next_commands(what: str, name: str, folder: Path) -> list[str]:
     if what == "task":
         place = folder if folder.is_absolute() else f"./{folder}"
         return [f"rlvr tasks validate {place}", f"rlvr tasks show {place}"]
-    return [f"pip install -e {folder}", f"pytest {folder}", f"rlvr verify --audit {name}"]
+    shows = {"verifier": f"rlvr verify --audit {name}", "env": "rlvr plugins envs", "tool": "rlvr plugins tools"}
+    return [f"pip install -e {folder}", f"pytest {folder}", shows[what]]

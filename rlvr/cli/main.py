@@ -24,7 +24,7 @@ VERBS = {
     "filter": "keep the problems that a model solves sometimes, by sampling it offline",
     "verify": "grade responses from a JSONL file with a verifier",
     "rescore": "grade stored rollouts again under another verifier, and show what flipped",
-    "init": "write the package of a new verifier, or the folder of a new task",
+    "init": "write the package of a new verifier, environment or tool, or the folder of a new task",
     "tasks": "list, show and validate tasks",
     "view": "read the rollouts of a run",
     "report": "write the report of a run",

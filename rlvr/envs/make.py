@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
@@ -24,7 +25,10 @@ PORT = "tools"  # the parameter through which an environment gets the run's tool
 
 
 class EnvMaker:
-    """Makes the environment of a rollout, each time it is called. Tools are there inside its `async with` block.
+    """Makes the environment of a rollout, each time it is called inside its `async with` block, where the tools are, too.
+
+    An environment plugin is a class whose instances serve one rollout each (`start`, `reply`, `close`), or a factory: a class of
+    async context managers, one for the run, that are called for each rollout.
 
     `renderer` is None for a server that takes messages and knows tools itself.
 
@@ -45,18 +49,17 @@ class EnvMaker:
         self._toolbox = Toolbox(tools, limits, tokenizer=renderer.tokenizer if renderer is not None else None)
         self._stack = contextlib.AsyncExitStack()
         self._port: ToolPort | None = None
+        self._factory: Callable[[], Env] | None = None
+        self._is_open = False
 
     @property
     def limits(self) -> RolloutLimits:
         return RolloutLimits(self._config.limits.turns, self._config.limits.wall_s)
 
     def __call__(self) -> Env:
-        settings: dict[str, Any] = dict(self._config.args)
-        if self._config.tools:
-            if self._port is None:
-                raise ConfigError("the tools are not there yet: use the maker inside its `async with` block")
-            settings[PORT] = self._port
-        env: Env = self._plugin.target(**settings)
+        if not self._is_open:
+            raise ConfigError("the environments are not ready: use their maker inside its `async with` block")
+        env: Env = self._factory() if self._factory is not None else self._plugin.target(**self._settings())
         return env
 
     def provenance(self) -> dict[str, JSON]:
@@ -72,13 +75,23 @@ class EnvMaker:
             ConfigError, ToolError: the tools cannot be had.
         """
         await self._stack.enter_async_context(self._toolbox)
-        if self._config.tools:
-            self._port = self._make_port()
+        try:
+            if self._config.tools:
+                self._port = self._make_port()
+            if hasattr(self._plugin.target, "__aenter__"):  # a factory, which shares something among its environments
+                self._factory = await self._stack.enter_async_context(self._plugin.target(**self._settings()))
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        self._is_open = True
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._port = None
+        self._is_open, self._port, self._factory = False, None, None
         await self._stack.aclose()
+
+    def _settings(self) -> dict[str, Any]:
+        return {**self._config.args, **({PORT: self._port} if self._port is not None else {})}
 
     def _make_port(self) -> ToolPort:
         calls, renderer = self._config.limits.calls, self._renderer

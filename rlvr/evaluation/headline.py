@@ -56,6 +56,7 @@ def headline(summary: Mapping[str, JSON]) -> list[Row]:
     rows += [
         _row("length, tokens", "tokens", before, after, gains, is_share=False),
         _row("truncated", "truncated_share", before, after, gains),
+        _row("rollouts with a useful call", "useful_call_share", before, after, gains),
         _row("unscored", "unscored_share", before, after, gains),
     ]
     return [row for row in rows if row.before is not None or row.after is not None]

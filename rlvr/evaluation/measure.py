@@ -72,8 +72,10 @@ class Measurement:
         - `outcomes`: share of all samples by outcome of the first verifier; what is missing from 1 failed before grading.
         - `verifiers`: mean score of each verifier over the samples that it scored.
         - `truncated_share`, `unscored_share`: of all samples. Unscored samples are in no pass@k.
+        - `calls_mean`, `calling_share`, `useful_call_share` ...: tool calls, where there were any (see `Tally.call_fields`).
         - `problems`, `samples_per_problem`; `problems_measured`: problems with enough scored samples, by pass@K.
-        - `counts`, `greedy_counts`: rollouts, scored, unscored, failed_rollouts, truncated, tokens, and each outcome.
+        - `counts`, `greedy_counts`: rollouts, scored, unscored, failed_rollouts, truncated, tokens, each outcome, and by
+          kind the stops and the tool calls.
         - `wall_time_s`, `tokens_per_s`: sampled tokens, greedy ones included.
         """
         rollouts = max(self.tally.rollouts, 1)
@@ -87,6 +89,7 @@ class Measurement:
             "verifiers": {name: scores[name] / self.tally.score_counts[name] for name in sorted(scores)},
             "truncated_share": self.tally.truncated / rollouts,
             "unscored_share": self.tally.unscored / rollouts,
+            **(self.tally.call_fields() if self.tally.calling else {}),
             "problems": len(self.problems),
             "samples_per_problem": self.n,
             "problems_measured": {f"pass@{k}": found.n_problems for k, found in self.pass_at.items()},

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from rlvr.types import JSON, Outcome, Rollout
+from rlvr.types import JSON, CallStatus, Outcome, Rollout, Stop, ToolCall
+
+_LIMITS = (Stop.MAX_CALLS, Stop.MAX_TURNS, Stop.WALL_TIME)
 
 
 @dataclass(slots=True)
@@ -21,12 +23,21 @@ class Tally:
     score_sums: dict[str, float] = field(default_factory=dict)  # by verifier, over its own scored verdicts
     score_counts: dict[str, int] = field(default_factory=dict)
     causes: list[str] = field(default_factory=list)  # the first three distinct reasons for unscored rollouts
+    calls: dict[CallStatus, int] = field(
+        default_factory=lambda: dict.fromkeys(CallStatus, 0)
+    )  # tool calls by what became of them
+    calling: int = 0  # rollouts with a tool call
+    helped: int = 0  # rollouts with a tool call that worked
+    stops: dict[Stop, int] = field(default_factory=lambda: dict.fromkeys(Stop, 0))
 
     def add(self, rollouts: Iterable[Rollout]) -> None:
         for rollout in rollouts:
             self.rollouts += 1
             self.tokens += rollout.completion_tokens
             self.truncated += rollout.is_truncated
+            self._add_calls(rollout.calls)
+            if rollout.stop is not None:
+                self.stops[rollout.stop] += 1
             if not rollout.is_scored:
                 self._add_unscored(rollout)
             elif rollout.verdict is not None:
@@ -65,7 +76,32 @@ class Tally:
             "truncated": self.truncated,
             "tokens": self.tokens,
             **{outcome.value: count for outcome, count in self.outcomes.items()},
+            "stops": {stop.value: count for stop, count in self.stops.items() if count},
+            "calls": {status.value: count for status, count in self.calls.items() if count},
+            "calling": self.calling,
+            "helped": self.helped,
         }
+
+    def call_fields(self) -> dict[str, float]:
+        """How tools were used, under the names of `metrics.jsonl`."""
+        rollouts, made = max(self.rollouts, 1), sum(self.calls.values())
+        return {
+            "calls_mean": made / rollouts,
+            "calling_share": self.calling / rollouts,
+            "useful_call_share": self.helped / rollouts,
+            **{
+                f"call_{status}_share": count / max(made, 1)
+                for status, count in self.calls.items()
+                if status is not CallStatus.OK
+            },
+            "call_limit_share": sum(self.stops[stop] for stop in _LIMITS) / rollouts,
+        }
+
+    def _add_calls(self, calls: Sequence[ToolCall]) -> None:
+        for call in calls:
+            self.calls[call.status] += 1
+        self.calling += bool(calls)
+        self.helped += any(call.status is CallStatus.OK for call in calls)
 
     def _add_unscored(self, rollout: Rollout) -> None:
         self.unscored += 1

@@ -1,4 +1,5 @@
-"""What `rlvr init` writes: folders of templates, in which `$name`, `$package` and `$project` are replaced.
+"""What `rlvr init` writes: folders of templates, in which `$name`, `$class_name`, `$package` and `$project`
+are replaced.
 
 A template ends in `.tmpl`, so that no tool takes it for the file that it becomes; `__package__` and `__name__` in its path are
 replaced, too.
@@ -13,7 +14,7 @@ from typing import Literal, TypeAlias
 
 from rlvr.errors import ConfigError
 
-What: TypeAlias = Literal["verifier", "task"]
+What: TypeAlias = Literal["verifier", "task", "env", "tool"]
 
 _HERE = Path(__file__).parent
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:_[a-z0-9]+)*")
@@ -30,7 +31,12 @@ def write(what: What, name: str, parent: Path) -> list[Path]:
     folder = parent / name
     if folder.exists():
         raise ConfigError(f"{folder} exists; choose another name, or another folder with --dir")
-    values = {"name": name, "package": f"rlvr_{name}", "project": f"rlvr-{name.replace('_', '-')}"}
+    values = {
+        "name": name,
+        "class_name": "".join(word.capitalize() for word in name.split("_")),
+        "package": f"rlvr_{name}",
+        "project": f"rlvr-{name.replace('_', '-')}",
+    }
     written = []
     try:
         for template in sorted((_HERE / what).rglob("*.tmpl")):

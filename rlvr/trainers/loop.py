@@ -87,6 +87,8 @@ class RlLoop:
             self._store(found, None)
             raise TrainingError(found.failure)
         metrics = _metrics(found)
+        if self._recipe.env is not None and self._recipe.env.tools:
+            metrics |= found.tally.call_fields()
         batch = self._learner.prepare(found.kept) if found.kept else None
         # Before the update, so that the rollouts of a step that breaks can be looked at.
         self._store(found, batch)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,9 @@ from rlvr.envs.tasks.demonstrations import read_demonstrations
 from rlvr.errors import ConfigError
 from rlvr.evaluation.observer import Observer
 from rlvr.seeding import rng, seed
+from rlvr.tools.formats import format_named
+from rlvr.tools.formats.blocks import Blocks
+from rlvr.tools.parse import ToolFormat
 from rlvr.trainers.packing import microbatches
 from rlvr.trainers.policy import Policy
 from rlvr.trainers.sequences import pad
@@ -27,10 +30,10 @@ from rlvr.types import Message
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One training sequence; the first `prompt_length` tokens carry no loss."""
+    """One training sequence; `loss_mask` is True on what the model is to say: not on the prompt, nor on what a tool said."""
 
     token_ids: tuple[int, ...]
-    prompt_length: int
+    loss_mask: tuple[bool, ...]
 
 
 class DemonstrationSampler:
@@ -40,6 +43,7 @@ class DemonstrationSampler:
         self._task, self._recipe, self._renderer, self._tokenizer = task, recipe, renderer, tokenizer
         self._max_tokens = max_tokens
         self._end = () if tokenizer.eos_token_id is None else (tokenizer.eos_token_id,)
+        self._format = format_named(task.env.format) if task.env is not None and task.env.format != "auto" else None
         self._rows = read_demonstrations(recipe.data) if recipe.data else None
         self._size = len(self._rows) if self._rows is not None else len(task.problems("train"))
         self.left_out = 0  # of the latest batch
@@ -67,9 +71,13 @@ class DemonstrationSampler:
 
     def _example(self, index: int, step: int) -> Example:
         messages, response = self._demonstration(index, step)
-        prompt = self._renderer.prompt_ids(messages)
-        answer = self._tokenizer.encode(response, add_special_tokens=False)
-        return Example((*prompt, *answer, *self._end), len(prompt))
+        tokens = list(self._renderer.prompt_ids(messages))
+        mask = [False] * len(tokens)
+        for text, is_said in _pieces(response, self._format):
+            piece = self._tokenizer.encode(text, add_special_tokens=False)
+            tokens += piece
+            mask += [is_said] * len(piece)
+        return Example((*tokens, *self._end), (*mask, *[True] * len(self._end)))
 
     def _demonstration(self, index: int, step: int) -> tuple[Sequence[Message], str]:
         if self._rows is not None:
@@ -129,8 +137,18 @@ async def _interruption_point(session: Session) -> None:
         raise
 
 
+def _pieces(response: str, tool_format: ToolFormat | None) -> Iterator[tuple[str, bool]]:
+    """The parts of a demonstration, cut where a rollout has its borders, and whether the model says them (not a tool)."""
+    start = 0
+    for begin, end in tool_format.outputs(response) if isinstance(tool_format, Blocks) else ():
+        yield response[start:begin], True
+        yield response[begin:end], False
+        start = end
+    yield response[start:], True
+
+
 def _update(session: Session, policy: Policy, examples: Sequence[Example], recipe: SftConfig) -> dict[str, Any]:
-    total = sum(len(example.token_ids) - example.prompt_length for example in examples)
+    total = sum(sum(example.loss_mask) for example in examples)
     share = session.world.share(examples)
     parts = microbatches([len(example.token_ids) for example in share], recipe.optim.tokens_per_microbatch)
 
@@ -138,9 +156,7 @@ def _update(session: Session, policy: Policy, examples: Sequence[Example], recip
         rows = [share[index] for index in indices]
         input_ids = pad([row.token_ids for row in rows], torch.long)
         lengths = torch.tensor([len(row.token_ids) for row in rows])
-        column = torch.arange(input_ids.shape[1])[None]
-        prompt = torch.tensor([row.prompt_length for row in rows])[:, None]
-        mask = (column >= prompt) & (column < lengths[:, None])
+        mask = pad([row.loss_mask for row in rows], torch.bool)
         return -policy.score(input_ids, lengths, mask).logprobs.sum() / total
 
     stats = session.updater.step([functools.partial(loss_of, part) for part in parts], session.step)

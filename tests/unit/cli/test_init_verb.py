@@ -132,3 +132,19 @@ def test_a_task_from_init_validates(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert report["valid"] is True
     assert main(["tasks", "show", folder, "--limit", "2"]) == 0
     assert "What is" in capsys.readouterr().out
+
+
+@pytest.mark.processes
+def test_an_environment_and_a_tool_from_init_pass_their_own_tests_and_are_plugins(tmp_path: Path) -> None:
+    offline = ["--no-deps", "--no-build-isolation", "--quiet"]
+    made = {"env": "asks_why", "tool": "days_between"}
+    for what, name in made.items():
+        assert main(["init", what, name, "--dir", str(tmp_path)]) == 0
+        run(["pip", "install", *offline, "--target", str(tmp_path / "site"), str(tmp_path / name)], tmp_path)
+    environment = {"PYTHONPATH": str(tmp_path / "site")}
+    folders = [str(tmp_path / name / "tests") for name in made.values()]
+    assert "4 passed" in run(["pytest", "-q", "-p", "no:cacheprovider", *folders], tmp_path, **environment)
+    for what, name in made.items():
+        listed = json.loads(run(["rlvr", "plugins", f"{what}s", "--check", "--json"], tmp_path, **environment))
+        (row,) = [row for row in listed if row["name"] == name]
+        assert (row["origin"], row["error"]) == (f"rlvr-{name.replace('_', '-')} 0.1.0", None)
