@@ -17,7 +17,7 @@ from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.batch import build_batch, fill_advantages, minibatches
 from rlvr.trainers.loss import LossParts, LossSums, token_losses
 from rlvr.trainers.packing import microbatches
-from rlvr.trainers.policy import Policy, Scores
+from rlvr.trainers.policy import Layout, Policy, Scores
 from rlvr.trainers.session import Session
 from rlvr.types import Group, StepBatch
 
@@ -115,7 +115,10 @@ class Learner:
         lengths = batch.lengths.tolist()
         if self._algorithm.needs_whole_rollouts:
             return self._whole_rollouts(batch, rows)
-        parts = microbatches([lengths[row] for row in rows], self._recipe.optim.tokens_per_microbatch)
+        sizes = [lengths[row] for row in rows]
+        # Rollouts of a group that are joined share their prompt; otherwise those of the same length waste least.
+        is_joined = self._policy.layout(max(sizes, default=0)) is Layout.JOINED
+        parts = microbatches(sizes, self._recipe.optim.tokens_per_microbatch, in_order=is_joined)
         return [torch.tensor([rows[index] for index in part]) for part in parts]
 
     def _whole_rollouts(self, batch: StepBatch, rows: Sequence[int]) -> list[Tensor]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import torch
@@ -13,13 +15,22 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from rlvr.errors import TrainingError, boundary
-from rlvr.trainers.packing import PackedRows, pack
+from rlvr.trainers.attention import attention_over, can_join, checkpoint_contexts
+from rlvr.trainers.packing import JoinedTokens, PackedRows, join, pack
 
 # Logits of more elements than this are recomputed in the backward pass instead of being kept.
 _KEEP_LOGITS_UP_TO = 1 << 26
 # Logits of this spread show what a head does beyond multiplying, such as soft-capping, which is invisible near zero.
 _LARGE_LOGIT = 30.0
 _PACKED_TOLERANCE = 1e-4  # largest gap between hidden states, over their standard deviation
+
+
+class Layout(StrEnum):
+    """How several sequences go through the model at once."""
+
+    JOINED = "joined"  # end to end, with shared prompts once; attention takes them apart
+    PACKED = "packed"  # several to a row, kept apart by a mask
+    APART = "apart"  # one to a row, padded
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +44,9 @@ class Scores:
 class Policy:
     """Wraps a Hugging Face causal LM (or a peft model around one); the model object stays the caller's.
 
-    Sequences share rows where the model allows it. Those that carry state from token to token (convolutions, state-space
-    layers), and sequences longer than a sliding attention window, get rows of their own.
+    Sequences are joined, and share the prompts that they have in common, or they share rows, as far as the model allows it:
+    what it gives for a few tokens must be what each sequence gives alone. Those that carry state from token to token
+    (convolutions, state-space layers), and sequences longer than a sliding attention window, get rows of their own.
 
     `keep_logits` is how many elements of logits are kept for the backward pass; beyond that they are computed in chunks,
     twice. `checkpoint_layers` keeps only each layer's input for the backward pass and computes the rest a second time.
@@ -57,7 +69,7 @@ class Policy:
         self._window = _attention_window(model)
         with _evaluating(unwrap(model)):
             self._head_is_plain = _head_is_plain(model)
-            self._can_share_rows = self._packs_exactly()
+            self._layout = self._best_layout()
 
     def with_model(self, model: nn.Module) -> Policy:
         """A policy of the same kind around another model."""
@@ -92,34 +104,48 @@ class Policy:
         """
         device = self.device
         input_ids, lengths, mask = input_ids.to(device), lengths.to(device), mask.to(device)
-        rows = pack(input_ids, lengths, share_rows=self._can_share_rows and int(lengths.max()) <= self._window)
-        flat_mask = mask.reshape(-1)
-        # The hidden state of a token predicts the next one, which in a packed row is the token to its right.
-        is_target = (rows.source >= 0) & flat_mask[rows.source.clamp_min(0)]
-        row, column = is_target.nonzero(as_tuple=True)
-        targets = rows.input_ids[row, column]
+        tokens = self._arranged(input_ids, lengths, mask)
+        row, column = mask.nonzero(as_tuple=True)
+        before = tokens.places(input_ids.shape)[row, column - 1]  # the hidden state of a token predicts the next one
         with self._precision(device):
             with self._checkpointing():
-                hidden_or_logits = self._forward(rows)
+                hidden_or_logits = self._forward(tokens).flatten(0, 1)
             logprobs, entropies = _token_logprobs(
                 self._head() if self._head_is_plain else None,
-                hidden_or_logits[row, column - 1],
-                targets,
+                hidden_or_logits.index_select(0, before),
+                input_ids[row, column],
                 temperature or 1.0,
                 entropy=entropy,
                 entropy_gradient=entropy_gradient,
                 keep_logits=self._keep_logits,
             )
-        place = rows.source[row, column]
+        place = row * mask.shape[1] + column
         return Scores(_scatter(logprobs, place, mask), None if entropies is None else _scatter(entropies, place, mask))
 
-    def _forward(self, rows: PackedRows) -> Tensor:
+    def layout(self, longest: int) -> Layout:
+        """How sequences of which none has more than `longest` tokens are scored."""
+        return self._layout if longest <= self._window else Layout.APART
+
+    def _arranged(self, input_ids: Tensor, lengths: Tensor, mask: Tensor) -> PackedRows | JoinedTokens:
+        layout = self.layout(int(lengths.max()))
+        if layout is Layout.JOINED:
+            prompts = torch.minimum((mask.cumsum(1) == 0).sum(1), lengths)
+            return join(input_ids, lengths, prompts)
+        return pack(input_ids, lengths, share_rows=layout is Layout.PACKED)
+
+    def _forward(self, tokens: PackedRows | JoinedTokens) -> Tensor:
         """Last hidden states [R, W, H], or logits [R, W, V] for models whose head does more than multiply."""
         causal_lm = unwrap(self.model)
-        settings: dict[str, Any] = {"input_ids": rows.input_ids, "use_cache": False}
+        settings: dict[str, Any] = {"input_ids": tokens.input_ids, "use_cache": False}
+        if isinstance(tokens, JoinedTokens):
+            with attention_over(causal_lm, tokens):
+                return self._hidden_or_logits(causal_lm, position_ids=tokens.position_ids, **settings)
         # One sequence to a row needs no mask: the padding comes after it, and attention is causal.
-        if bool((rows.sequence_ids > 0).any()):
-            settings |= {"position_ids": rows.position_ids, "attention_mask": self._mask(rows)}
+        if bool((tokens.sequence_ids > 0).any()):
+            settings |= {"position_ids": tokens.position_ids, "attention_mask": self._mask(tokens)}
+        return self._hidden_or_logits(causal_lm, **settings)
+
+    def _hidden_or_logits(self, causal_lm: Any, **settings: Any) -> Tensor:
         if self._head_is_plain:
             return _body(causal_lm)(**settings).last_hidden_state  # type: ignore[no-any-return]
         return causal_lm(**settings).logits  # type: ignore[no-any-return]
@@ -131,19 +157,31 @@ class Policy:
         lowest = torch.finfo(torch.float32).min
         return torch.zeros(allowed.shape, device=allowed.device).masked_fill(~allowed, lowest)
 
-    def _packs_exactly(self) -> bool:
-        """Whether two sequences in one row give what each gives alone. Asked of the model, because many kinds do not."""
+    def _best_layout(self) -> Layout:
+        """Asked of the model, because many kinds do not give the same for sequences that are together."""
+        if can_join(unwrap(self.model)) and self._is_exact(Layout.JOINED):
+            return Layout.JOINED
+        return Layout.PACKED if self._is_exact(Layout.PACKED) else Layout.APART
+
+    def _is_exact(self, layout: Layout) -> bool:
+        """Whether sequences, two of which begin alike, give together what each gives alone."""
         size = min(4, self._window)
-        flat = torch.arange(2 * size, device=self.device)
-        tokens = flat % _vocabulary(self.model)
-        together = PackedRows(tokens[None], (flat % size)[None], (flat // size)[None], flat[None])
-        apart = pack(tokens.view(2, size), torch.full((2,), size), share_rows=False)
+        input_ids = torch.arange(3 * size, device=self.device).view(3, size) % _vocabulary(self.model)
+        input_ids[1, : size // 2] = input_ids[0, : size // 2]
+        lengths = torch.full((3,), size, device=self.device)
+        apart = pack(input_ids, lengths, share_rows=False)
+        if layout is Layout.JOINED:
+            together: PackedRows | JoinedTokens = join(input_ids, lengths, lengths // 2)
+        else:
+            flat = torch.arange(3 * size, device=self.device)
+            together = PackedRows(input_ids.view(1, -1), (flat % size)[None], (flat // size)[None], flat[None])
         alone = self._forward(apart).flatten(0, 1)
         try:
-            with boundary(TrainingError, "scoring two sequences in one row"):
-                gap = (self._forward(together)[0] - alone).abs().max() / alone.std()
+            with boundary(TrainingError, "scoring sequences together"):
+                found = self._forward(together).flatten(0, 1)[together.places(input_ids.shape).flatten()]
+                gap = (found - alone).abs().max() / alone.std()
         except TrainingError:
-            return False  # the model does not know such attention masks
+            return False  # the model does not know such masks, or such attention
         return bool(gap < _PACKED_TOLERANCE)
 
     def _head(self) -> nn.Module:
@@ -177,11 +215,12 @@ def unwrap(model: nn.Module) -> Any:
 
 
 def _enable_checkpointing(causal_lm: Any) -> None:
+    settings = {"use_reentrant": False, "context_fn": functools.partial(checkpoint_contexts, causal_lm)}
     # transformers renamed this within version 5 and warns about the old name.
     if hasattr(causal_lm, "activation_checkpointing_enable"):
-        causal_lm.activation_checkpointing_enable()
+        causal_lm.activation_checkpointing_enable(activation_checkpointing_kwargs=settings)
     else:
-        causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        causal_lm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=settings)
 
 
 def _body(causal_lm: Any) -> Any:

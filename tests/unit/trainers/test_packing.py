@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlvr.trainers.packing import first_fit, microbatches, pack, row_width
+from rlvr.trainers.packing import first_fit, join, microbatches, pack, row_width
 
 sizes = st.lists(st.integers(1, 20), min_size=1, max_size=15)
 quickly = settings(max_examples=30, deadline=None)
@@ -95,6 +95,47 @@ def test_a_sequence_that_does_not_fit_is_refused() -> None:
 def test_microbatches_hold_every_sequence_once_within_the_budget(lengths: list[int], budget: int) -> None:
     parts = microbatches(lengths, budget)
     assert sorted(index for part in parts for index in part) == list(range(len(lengths)))
+    for part in parts:
+        assert len(part) == 1 or sum(lengths[index] for index in part) <= budget
+
+
+@quickly
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 12)), min_size=1, max_size=15))
+def test_joined_sequences_share_their_beginnings_and_nothing_else(rows: list[tuple[int, int]]) -> None:
+    """Each row is one of four prompts, and how many tokens of its own follow it."""
+    prompts = [[], [1], [2, 3, 4], [2, 3, 5, 6, 7]]
+    texts = [[*prompts[prompt], *range(100 * (row + 1), 100 * (row + 1) + own)] for row, (prompt, own) in enumerate(rows)]
+    texts = [text or [9] for text in texts]
+    shareable = torch.tensor([min(len(prompts[prompt]), len(text)) for (prompt, _), text in zip(rows, texts, strict=True)])
+    tokens = torch.zeros(len(texts), max(map(len, texts)), dtype=torch.long)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)] = torch.tensor(text)
+    lengths = torch.tensor([len(text) for text in texts])
+    joined = join(tokens, lengths, shareable)
+    places = joined.places(tokens.shape)
+    for row, text in enumerate(texts):
+        assert joined.input_ids[0, places[row, : len(text)]].tolist() == text
+        assert joined.position_ids[0, places[row, : len(text)]].tolist() == list(range(len(text)))
+        assert (places[row, len(text) :] == -1).all()
+    own = sum(len(text) for text in texts) - int(shareable.sum())
+    assert joined.input_ids.numel() == own + sum(len(prompts[prompt]) for prompt in {prompt for prompt, _ in rows})
+    ends = torch.cat([batch.flatten() for batch in joined.sequences])
+    assert ends[joined.back].tolist() == list(range(joined.input_ids.numel()))
+    seen = sorted(batch[row, : places.shape[1]].tolist() for batch in joined.sequences for row in range(len(batch)))
+    assert len(seen) == len(texts)
+
+
+def test_joined_sequences_of_like_length_attend_together() -> None:
+    lengths = [100, 99, 80, 70, 30, 29, 14, 2]
+    joined = join(filled(lengths), torch.tensor(lengths), torch.zeros(8, dtype=torch.long))
+    assert [tuple(batch.shape) for batch in joined.sequences] == [(3, 100), (1, 70), (3, 30), (1, 2)]
+
+
+@quickly
+@given(sizes, st.integers(1, 100))
+def test_microbatches_in_order_keep_neighbours_together(lengths: list[int], budget: int) -> None:
+    parts = microbatches(lengths, budget, in_order=True)
+    assert [index for part in parts for index in part] == list(range(len(lengths)))
     for part in parts:
         assert len(part) == 1 or sum(lengths[index] for index in part) <= budget
 

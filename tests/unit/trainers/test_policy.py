@@ -10,7 +10,7 @@ import torch
 import transformers as hf
 from torch import Tensor
 
-from rlvr.trainers.policy import Policy
+from rlvr.trainers.policy import Layout, Policy
 
 VOCABULARY = 40
 LENGTHS = (13, 5, 9, 2, 7, 11)
@@ -77,9 +77,20 @@ def batch() -> tuple[Tensor, Tensor, Tensor]:
     return tokens, torch.tensor(LENGTHS), mask
 
 
-def one_by_one(model: Any, temperature: float) -> tuple[Tensor, Tensor]:
-    """[B, T] logprobs and entropies from one plain forward pass for each sequence."""
+def groups() -> tuple[Tensor, Tensor, Tensor]:
+    """As `batch`, with two prompts of three rollouts each; one rollout goes on after a token that was not sampled."""
     tokens, lengths, mask = batch()
+    for first, prompt in ((0, 4), (3, 1)):
+        tokens[first : first + 3, :prompt] = tokens[first, :prompt]
+        mask[first : first + 3, :prompt] = False
+        mask[first : first + 3, prompt] = True
+    mask[2, 6] = False
+    return tokens, lengths, mask
+
+
+def one_by_one(model: Any, temperature: float, inputs: tuple[Tensor, Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """[B, T] logprobs and entropies from one plain forward pass for each sequence."""
+    tokens, lengths, mask = inputs or batch()
     logprobs, entropy = [], []
     for row, length in enumerate(lengths.tolist()):
         logits = model(input_ids=tokens[row : row + 1, :length], use_cache=False).logits[0, :-1].float() / temperature
@@ -119,6 +130,64 @@ def test_packed_gradients_are_those_of_each_sequence_alone(name: str) -> None:
     for key, expected in alone.items():
         scale = float(expected.abs().max()) + 1e-3
         torch.testing.assert_close(packed[key] / scale, expected / scale, rtol=0, atol=5e-5, msg=f"gradient of {key}")
+
+
+@any_model
+def test_rollouts_that_share_a_prompt_are_scored_like_each_alone_gradients_included(name: str) -> None:
+    model = model_of(name)
+    weights = torch.linspace(-1, 1, max(LENGTHS))
+    scores = Policy(model).score(*groups(), temperature=0.8)
+    logprobs, _ = one_by_one(model, 0.8, groups())
+    torch.testing.assert_close(scores.logprobs, logprobs, rtol=1e-4, atol=2e-5)
+    shared = gradients(model, (weights * scores.logprobs).sum())
+    alone = gradients(model, (weights * one_by_one(model, 0.8, groups())[0]).sum())
+    for key, expected in alone.items():
+        scale = float(expected.abs().max()) + 1e-3
+        torch.testing.assert_close(shared[key] / scale, expected / scale, rtol=0, atol=5e-5, msg=f"gradient of {key}")
+
+
+@pytest.mark.parametrize(
+    ("name", "attention", "layout"),
+    [
+        ("qwen3", None, Layout.JOINED),
+        ("llama", None, Layout.JOINED),
+        ("gpt2", None, Layout.JOINED),
+        ("qwen3", "eager", Layout.PACKED),
+        ("state across tokens", None, Layout.APART),
+        ("positions from the mask", None, Layout.APART),
+    ],
+)
+def test_sequences_are_together_as_far_as_the_model_allows(name: str, attention: str | None, layout: Layout) -> None:
+    model = model_of(name, attention)
+    before = model.config._attn_implementation
+    assert Policy(model).layout(max(LENGTHS)) is layout
+    assert model.config._attn_implementation == before
+
+
+def test_sequences_longer_than_a_window_stay_apart() -> None:
+    policy = Policy(model_of("window on every layer"))
+    assert (policy.layout(4), policy.layout(5)) == (Layout.JOINED, Layout.APART)
+
+
+@pytest.mark.parametrize("attention", [None, "eager"])
+def test_layers_that_are_computed_twice_give_the_same_gradients(attention: str | None) -> None:
+    found = []
+    for checkpoint_layers in (False, True):
+        model = model_of("qwen3", attention)
+        policy = Policy(model, checkpoint_layers=checkpoint_layers)
+        found.append(gradients(model, policy.score(*groups()).logprobs.square().sum()))
+    for key, expected in found[0].items():
+        torch.testing.assert_close(found[1][key], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_is_the_models_own_again_even_after_an_error() -> None:
+    model = model_of("qwen3")
+    policy = Policy(model)
+    tokens, lengths, mask = batch()
+    with pytest.raises(IndexError):
+        policy.score(tokens + VOCABULARY, lengths, mask)
+    assert model.config._attn_implementation == "sdpa"
+    torch.testing.assert_close(policy.score(tokens, lengths, mask).logprobs, one_by_one(model, 1.0)[0], rtol=1e-4, atol=2e-5)
 
 
 @pytest.mark.parametrize("name", ["qwen3", "head with soft cap"])
