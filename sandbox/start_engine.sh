@@ -105,6 +105,10 @@ stop() {
     done
     if is_running "$folder"; then kill -9 "$pid"; fi
   fi
+  # Engines since 23 leave a network namespace mounted.
+  awk -v below="$folder/" 'index($2, below) == 1 { print $2 }' /proc/self/mounts | sort -r | while read -r mounted; do
+    umount "$mounted" || true
+  done
   rm -rf --one-file-system "$folder"/{data,exec,docker.pid,docker.sock,docker.log}
   rmdir "$folder" 2>/dev/null || true
 }

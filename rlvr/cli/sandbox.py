@@ -67,9 +67,10 @@ def _build(args: argparse.Namespace) -> int:
     images = []
     for host in engine_addresses():
         with closing(connect_engine(host)) as client, one_at_a_time():
-            images.append(
-                build_image(client, layers, origin=Origin(args.origin), base=args.base, is_fresh=True, progress=_say(host))
+            made = build_image(
+                client, layers, origin=Origin(args.origin), base=args.base, is_fresh=True, is_chosen=True, progress=_say(host)
             )
+            images.append(made)
     if args.json:
         _print_json([_image_json(image) for image in images])
     else:
@@ -96,14 +97,21 @@ def _prune(args: argparse.Namespace) -> int:
     from rlvr.sandbox.leftovers import remove_leftovers
 
     removed: list[str] = []
+    unnamed = 0
     for host in engine_addresses():
         with closing(connect_engine(host)) as client:
             gone = remove_leftovers(client, images=args.images)
             removed += [*gone.containers, *gone.images]
+            unnamed += gone.unnamed
     if args.json:
-        _print_json({"removed": removed})
-    else:
-        print("\n".join(f"removed {name}" for name in removed) or "nothing was left behind")
+        _print_json({"removed": removed, "unnamed": unnamed})
+        return 0
+    for name in removed:
+        print(f"removed {name}")
+    if unnamed:
+        print(f"removed {unnamed} images and layers that had no name")
+    if not removed and not unnamed:
+        print("nothing was left behind")
     return 0
 
 

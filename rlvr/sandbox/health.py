@@ -62,6 +62,7 @@ def examine() -> Iterator[Finding]:
         yield _bubblewrap()
         return
     from rlvr.sandbox.engine import engine_addresses
+    from rlvr.sandbox.image import fitting_image
 
     hosts = [host_status(host) for host in engine_addresses()]
     for host in hosts:
@@ -69,7 +70,7 @@ def examine() -> Iterator[Finding]:
     working = [host for host in hosts if host.engine is not None]
     if not working:
         yield _bubblewrap()
-    elif all(any(image.is_current for image in host.images) for host in working):
+    elif all(fitting_image(host.images) is not None for host in working):
         yield self_test()
 
 
@@ -85,7 +86,9 @@ def _host(host: HostStatus) -> Iterator[Finding]:
     else:
         yield Finding("docker engine", "ok", value)
     yield from _disk(host, engine)
-    image = max((image for image in host.images if image.is_current), key=lambda image: len(image.layers), default=None)
+    from rlvr.sandbox.image import fitting_image
+
+    image = fitting_image(host.images)
     if image is None:
         yield Finding("sandbox image", "off", "none yet; it is made at its first use", "rlvr sandbox build makes it now")
     else:

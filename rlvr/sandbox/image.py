@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NAME = "rlvr-sandbox"
 BASE_NAME = f"{NAME}-base"  # images without the runner
 LABEL_RUNNER, LABEL_RECIPE, LABEL_LAYERS = "org.rlvr.runner", "org.rlvr.recipe", "org.rlvr.layers"
-LABEL_ORIGIN, LABEL_VERSIONS = "org.rlvr.origin", "org.rlvr.version."
+LABEL_ORIGIN, LABEL_VERSIONS, LABEL_CHOSEN = "org.rlvr.origin", "org.rlvr.version.", "org.rlvr.chosen"
 Progress = Callable[[str], None]
 
 
@@ -49,6 +49,7 @@ class Image:
     versions: Mapping[str, str]  # "python", "numpy", ...
     size_mb: float
     is_current: bool  # made from the sources of this rlvr
+    is_chosen: bool = False  # the user asked for these layers
 
     def has(self, layers: Sequence[Layer]) -> bool:
         return set(layers) <= set(self.layers)
@@ -57,7 +58,7 @@ class Image:
 def ensure_image(client: DockerClient, layers: Sequence[Layer] | None = None, *, progress: Progress | None = None) -> Image:
     """The image of this rlvr with at least `layers`, made now if the engine has none. Two processes do not make it twice.
 
-    `layers` None: what there is, with the most layers; where there is none, it is made with all.
+    `layers` None: all of them, unless the user has built an image with fewer.
 
     Raises:
         SandboxError: there is none, and it cannot be made.
@@ -73,10 +74,16 @@ def ensure_image(client: DockerClient, layers: Sequence[Layer] | None = None, *,
 
 
 def find_image(client: DockerClient, layers: Sequence[Layer] | None = None) -> Image | None:
-    """The image of this rlvr with at least `layers`, of several the one with the fewest others; None: with the most."""
-    current = [image for image in list_images(client) if image.is_current]
+    """The image of this rlvr with at least `layers`, of several the one with the fewest others; see `ensure_image` for None."""
+    return fitting_image(list_images(client), layers)
+
+
+def fitting_image(images: Sequence[Image], layers: Sequence[Layer] | None = None) -> Image | None:
+    """As `find_image`, among images that are known already."""
+    current = [image for image in images if image.is_current]
     if layers is None:
-        return max(current, key=lambda image: len(image.layers), default=None)
+        wanted = [image for image in current if image.is_chosen or image.has(ALL_LAYERS)]
+        return max(wanted, key=lambda image: len(image.layers), default=None)
     return min((image for image in current if image.has(layers)), key=lambda image: len(image.layers), default=None)
 
 
@@ -103,6 +110,7 @@ def described(image: Any) -> Image:
             key.removeprefix(LABEL_VERSIONS): text for key, text in sorted(labels.items()) if key.startswith(LABEL_VERSIONS)
         },
         size_mb=image.attrs.get("Size", 0) / 1e6,
+        is_chosen=labels.get(LABEL_CHOSEN) == "1",
         # A build takes the name from the image before it, which then waits to be pruned.
         is_current=bool(image.tags)
         and labels.get(LABEL_RUNNER) == digest_of(RUNNER)
@@ -123,13 +131,14 @@ def sorted_layers(layers: Sequence[Layer]) -> list[Layer]:
     return [layer for layer in Layer if layer in layers]
 
 
-def image_labels(layers: Sequence[Layer], origin: str, versions: Mapping[str, str]) -> dict[str, str]:
+def image_labels(layers: Sequence[Layer], origin: str, versions: Mapping[str, str], *, is_chosen: bool = False) -> dict[str, str]:
     return {
         LABEL: "1",
         LABEL_RUNNER: digest_of(RUNNER),
         LABEL_RECIPE: digest_of(RECIPE),
         LABEL_LAYERS: ",".join(sorted_layers(layers)),
         LABEL_ORIGIN: origin,
+        LABEL_CHOSEN: str(int(is_chosen)),
         **{f"{LABEL_VERSIONS}{name}": version for name, version in versions.items()},
     }
 

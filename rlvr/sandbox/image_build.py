@@ -65,9 +65,11 @@ def build_image(
     origin: Origin = Origin.AUTO,
     base: str = BASE,
     is_fresh: bool = False,
+    is_chosen: bool = False,
     progress: Progress | None = None,
 ) -> Image:
-    """Make the image and test it. `is_fresh`: everything anew, also what is there already; `base`: for the Dockerfile.
+    """Make the image and test it. `base`: for the Dockerfile; `is_fresh`: everything anew, also what is there already;
+    `is_chosen`: the user wants just these layers, so that they are not made up for later.
 
     Raises:
         SandboxError: nothing that it could be made from is here; what was tried, and why it failed.
@@ -79,7 +81,7 @@ def build_image(
     say("testing it")
     versions = _self_test(client, bottom.id, layers)
     say("adding the runner")
-    labels = image_labels(layers, bottom.labels.get(LABEL_ORIGIN, ""), versions)
+    labels = image_labels(layers, bottom.labels.get(LABEL_ORIGIN, ""), versions, is_chosen=is_chosen)
     context = build_context(RUNNER, _FINAL.format(base=base_tag_of(layers)))
     return described(_build(client, context, tag=tag_of(layers), labels=labels, network_mode="none"))
 

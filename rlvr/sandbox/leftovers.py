@@ -44,6 +44,7 @@ class Removed:
 
     containers: tuple[str, ...]
     images: tuple[str, ...]
+    unnamed: int = 0  # images and layers that had no name
 
 
 def list_containers(client: DockerClient) -> list[Container]:
@@ -64,7 +65,9 @@ def remove_leftovers(client: DockerClient, *, images: bool = False) -> Removed:
         SandboxError: the engine does not answer.
     """
     gone = tuple(container.name for container in list_containers(client) if container.is_left and _remove(client, container.name))
-    return Removed(gone, _remove_old_images(client) if images else ())
+    if not images:
+        return Removed(gone, ())
+    return Removed(gone, _remove_old_images(client), _remove_unnamed_images(client))
 
 
 def _described(container: Any) -> Container:
@@ -112,7 +115,7 @@ def _remove_old_images(client: DockerClient) -> tuple[str, ...]:
 
     images = list_images(client)
     current = {base_tag_of(image.layers) for image in images if image.is_current}
-    old = [image.tag for image in images if not image.is_current]
+    old = [image.tag for image in images if not image.is_current and image.tag != image.digest]
     with engine_error("removing images"):
         old += [tag for image in client.images.list(name=BASE_NAME) for tag in image.tags if tag not in current]
         removed = []
@@ -124,8 +127,11 @@ def _remove_old_images(client: DockerClient) -> tuple[str, ...]:
                     raise
             else:
                 removed.append(tag)
-        # Without a name are the Dockerfile's first stage, and bases that a newer build replaced.
-        for label in (LABEL_STAGE, LABEL):
-            pruned = client.images.prune(filters={"dangling": True, "label": label})["ImagesDeleted"] or ()
-            removed += [str(image["Deleted"]) for image in pruned if "Deleted" in image]
     return tuple(removed)
+
+
+def _remove_unnamed_images(client: DockerClient) -> int:
+    """The Dockerfile's first stage, and what a newer build took the name from."""
+    with engine_error("removing images"):
+        pruned = [client.images.prune(filters={"dangling": True, "label": label}) for label in (LABEL_STAGE, LABEL)]
+    return sum("Deleted" in image for found in pruned for image in found["ImagesDeleted"] or ())
