@@ -174,6 +174,8 @@ def explain(error: BaseException) -> str:
         return "the engine did not answer in time: it is overloaded or hangs; look at its log, or restart it"
     if "api version" in text.lower() and "too old" in text.lower():
         return f"the engine and docker-py speak different versions: pip install -U 'rlvr[docker]' ({str(error)[:200]})"
+    if "paramiko" in text:
+        return "an engine that is reached over ssh needs paramiko: pip install 'docker[ssh]'"
     # A container that failed: its own last words, not the command that it was given.
     words = getattr(error, "stderr", None) or getattr(error, "explanation", None) or error
     said = words.decode(errors="replace") if isinstance(words, bytes) else str(words)

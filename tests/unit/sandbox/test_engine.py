@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
 import sys
 from pathlib import Path
@@ -139,3 +140,11 @@ def test_a_rootless_engines_socket_is_found(monkeypatch: pytest.MonkeyPatch, tmp
         assert engine_address() == f"unix://{tmp_path}/docker.sock"
     (tmp_path / "docker.sock").unlink()
     assert engine_address() == "unix:///var/run/docker.sock"
+
+
+def test_an_engine_over_ssh_names_what_it_needs() -> None:
+    pytest.importorskip("docker")
+    if importlib.util.find_spec("paramiko") is not None:
+        pytest.skip("paramiko is installed")
+    with pytest.raises(SandboxError, match=r"needs paramiko: pip install 'docker\[ssh\]'"):
+        connect_engine("ssh://host.invalid")
