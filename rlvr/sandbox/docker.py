@@ -20,6 +20,7 @@ from rlvr.sandbox.docker_stream import ExecChannel
 from rlvr.sandbox.engine import connect_engine, engine_address, engine_error
 from rlvr.sandbox.image import Layer, ensure_image
 from rlvr.sandbox.jobs import Flavor
+from rlvr.sandbox.leftovers import remove_leftovers
 from rlvr.sandbox.owner import LABEL, LABEL_OWNER, LABEL_POOL, LABEL_USERS, this_owner
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class DockerBackend:
         self._has_namespaces = has_namespaces
         self._has_sockets = self._host.startswith("unix://") if transport == "auto" else transport == "socket"
         self._image = ensure_image(self._client)
+        remove_leftovers(self._client)
 
     def start(self, slots: int, flavor: Flavor, *, is_for_sessions: bool = False) -> DockerBox:
         purpose = "sessions" if is_for_sessions else flavor

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from rlvr.sandbox.engine import engine_error
 from rlvr.sandbox.image import BASE_NAME, base_tag_of, list_images
-from rlvr.sandbox.owner import LABEL, LABEL_OWNER, LABEL_POOL, owner_is_alive
+from rlvr.sandbox.owner import LABEL, LABEL_OWNER, LABEL_POOL, owner_is_alive, owner_is_of_this_machine
 
 if TYPE_CHECKING:
     from docker import DockerClient
 
 LABEL_STAGE = "org.rlvr.sandbox.stage"
 SOCKET_FOLDERS = "rlvr-sandbox-"
-# A container exists for a moment before it is started, also on machines whose processes cannot be asked for from here.
+# A container exists for a moment before it is started and after it has stopped, also on machines that cannot be asked from here.
 SETTLED_S = 120.0
 
 
@@ -74,8 +74,11 @@ def _described(container: Any) -> Container:
     labels = container.labels
     owner = labels.get(LABEL_OWNER, "")
     age_s = (datetime.now(UTC) - _moment(container.attrs["Created"])).total_seconds()
-    # A pool replaces what has stopped, and never starts it again.
-    is_stopped = container.status in ("exited", "dead") or (container.status == "created" and age_s > SETTLED_S)
+    if owner_is_of_this_machine(owner):
+        is_left = not owner_is_alive(owner)  # whoever runs removes what is its own
+    else:
+        # A pool replaces what has stopped, and never starts it again.
+        is_left = container.status in ("created", "exited", "dead") and age_s > SETTLED_S
     return Container(
         name=container.name,
         status=container.status,
@@ -85,7 +88,7 @@ def _described(container: Any) -> Container:
         purpose=labels.get(f"{LABEL}.purpose", "self-test"),
         age_s=max(age_s, 0.0),
         image=str(container.attrs.get("Image", "")),
-        is_left=is_stopped or not owner_is_alive(owner),
+        is_left=is_left,
     )
 
 
@@ -95,13 +98,15 @@ def _moment(text: str) -> datetime:
 
 
 def _remove(client: DockerClient, name: str) -> bool:
-    from docker.errors import NotFound
+    from docker.errors import APIError
 
     with engine_error(f"removing the container {name}"):
         try:
             container = client.containers.get(name)
             container.remove(force=True, v=True)
-        except NotFound:
+        except APIError as error:
+            if error.status_code not in (404, 409):
+                raise
             return False  # its owner, or another prune, was faster
     for mount in container.attrs.get("Mounts", ()):
         source = Path(mount.get("Source", ""))

@@ -37,6 +37,11 @@ def owner_is_alive(owner: str) -> bool:
     return boot != _boot_id() or _start_time(int(pid)) == started
 
 
+def owner_is_of_this_machine(owner: str) -> bool:
+    """Whether an owner label was written on this machine, since this boot: only then can be known whether it runs."""
+    return "unknown" not in owner and owner.split(":")[2:] == [_boot_id()]
+
+
 def _start_time(pid: int) -> str:
     """In clock ticks since boot (proc(5), stat, field 22); "gone" where there is no such process."""
     try:

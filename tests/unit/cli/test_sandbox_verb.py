@@ -18,11 +18,13 @@ def furnished(fake_engine: Any) -> Any:
     fake_engine.answers["/images/json"] = (200, [{"Id": "i"}])
     fake_engine.answers["/images/i/json"] = (200, image)
     fake_engine.answers["/containers/json"] = (200, [{"Id": "a"}, {"Id": "b"}])
+    pid, started, machine = this_owner().split(":")
+    owners = {"a": this_owner(), "b": f"{pid}:{int(started) + 1}:{machine}"}
     for key, status in (("a", "running"), ("b", "exited")):
         described = {
             "Id": key, "Name": f"/rlvr-sandbox-{key}", "Created": "2026-01-01T00:00:00Z", "Image": "sha256:1", "Mounts": [],
             "State": {"Status": status},
-            "Config": {"Labels": {LABEL: "1", LABEL_OWNER: this_owner(), f"{LABEL}.slots": "4", f"{LABEL}.purpose": "standard"}},
+            "Config": {"Labels": {LABEL: "1", LABEL_OWNER: owners[key], f"{LABEL}.slots": "4", f"{LABEL}.purpose": "standard"}},
         }  # fmt: skip
         fake_engine.answers[f"/containers/{key}/json"] = (200, described)
     return fake_engine

@@ -64,11 +64,13 @@ def test_a_container_of_another_pid_namespace_is_left_alone(fake_engine: Any) ->
     assert not one_container(fake_engine, owner=f"999999999:1:{boot}.1", status="running").is_left
 
 
-@pytest.mark.parametrize("owner", ["1:1:another-boot", "", this_owner()], ids=["another machine", "nobody", "this process"])
-def test_what_has_stopped_is_left_behind_whoever_started_it(fake_engine: Any, owner: str) -> None:
-    assert one_container(fake_engine, owner=owner, status="exited").is_left
+@pytest.mark.parametrize("status", ["exited", "created", "dead"])
+@pytest.mark.parametrize("owner", ["1:1:another-boot", ""], ids=["another machine", "nobody"])
+def test_what_has_stopped_elsewhere_is_left_behind_after_a_while(fake_engine: Any, owner: str, status: str) -> None:
+    assert not one_container(fake_engine, owner=owner, status=status, age_s=1.0).is_left
+    assert one_container(fake_engine, owner=owner, status=status, age_s=600.0).is_left
 
 
-@pytest.mark.parametrize(("age_s", "is_left"), [(1.0, False), (600.0, True)])
-def test_a_container_that_is_about_to_start_gets_time_to(fake_engine: Any, age_s: float, *, is_left: bool) -> None:
-    assert one_container(fake_engine, owner=this_owner(), status="created", age_s=age_s).is_left is is_left
+@pytest.mark.parametrize("status", ["exited", "created"])
+def test_a_process_that_runs_removes_its_own_containers(fake_engine: Any, status: str) -> None:
+    assert not one_container(fake_engine, owner=this_owner(), status=status).is_left
