@@ -69,6 +69,11 @@ class EnvConfig(_Section):
     args: dict[str, Any] = {}  # settings of the environment
     limits: LimitsConfig = LimitsConfig()
 
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _one_tool_may_stand_alone(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | dict) else value
+
     @property
     def plugin(self) -> str:
         return self.name or ("tool_use" if self.tools else "single_turn")
@@ -240,6 +245,21 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
         return schemas[kind].model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{origin}: {_explain(error, schemas[kind])}") from error
+
+
+def env_config(settings: Iterable[str]) -> EnvConfig:
+    """`[env]` from words: `key=value` as in overrides (`tools=calculator`, `limits.calls=4`), or the name of an environment.
+
+    Raises:
+        ConfigError: an unknown key or a value out of range.
+    """
+    data: dict[str, Any] = {}
+    for setting in settings:
+        _apply(data, setting if "=" in setting else f"name={setting}")
+    try:
+        return EnvConfig.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"env: {_explain(error, EnvConfig)}") from error
 
 
 def leaves(schema: type[BaseModel], prefix: str = "") -> list[str]:

@@ -22,6 +22,7 @@ VERBS = {
     "train": "train a model: reinforcement learning or a supervised warm start, by a recipe",
     "eval": "measure a model on a task: pass@k with confidence intervals",
     "filter": "keep the problems that a model solves sometimes, by sampling it offline",
+    "rollout": "print one rollout of a model, token by token: what it sampled, and what tools said",
     "verify": "grade responses from a JSONL file with a verifier",
     "rescore": "grade stored rollouts again under another verifier, and show what flipped",
     "init": "write the package of a new verifier, environment or tool, or the folder of a new task",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,6 +18,17 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top-k", type=int, default=0, help="0: off")
     parser.add_argument("--min-p", type=float, default=0.0, help="0: off")
     parser.add_argument("--max-tokens", type=int, help="new tokens of a response (the task's suggestion)")
+    parser.add_argument("--tools", nargs="+", action="extend", default=[], metavar="NAME", help="tools that the model may call")
+    parser.add_argument(
+        "--env",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="KEY=VALUE",
+        help="keys of a recipe's [env]: name, tools, format, args.KEY, limits.KEY (the task's suggestion)",
+    )
+    parser.add_argument("--engine", default="native", help="native, openai or another plugin")
+    parser.add_argument("--url", help="of the server, for --engine openai (OPENAI_BASE_URL)")
     parser.add_argument("--template", default="auto", help="auto, chat, plain, or a Jinja file")
     parser.add_argument("--seed", type=int, default=0, help="equal seeds give equal samples (0)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
@@ -33,15 +45,16 @@ def subject_of(args: argparse.Namespace, model: str, task: str) -> Subject:
     """
     from pydantic import ValidationError
 
-    from rlvr.config import EngineConfig, ModelConfig
+    from rlvr.config import EngineConfig, ModelConfig, env_config
     from rlvr.engines.subject import Subject
     from rlvr.errors import ConfigError
     from rlvr.trainers.explain import parse_settings
 
     try:
-        engine = EngineConfig(max_rows=args.max_rows)
+        engine = EngineConfig(name=args.engine, url=args.url, max_rows=args.max_rows)
     except ValidationError as error:
         raise ConfigError(f"--max-rows = {args.max_rows}, but at least 1 is needed") from error
+    tools = [f"tools={json.dumps(args.tools)}"] if args.tools else []
     return Subject(
         model=model,
         task=task,
@@ -52,6 +65,7 @@ def subject_of(args: argparse.Namespace, model: str, task: str) -> Subject:
         top_k=args.top_k,
         min_p=args.min_p,
         template=args.template,
+        env=env_config([*args.env, *tools]) if args.env or tools else None,
         load=ModelConfig(device=args.device, precision=args.precision),
         engine=engine,
     )

@@ -148,10 +148,10 @@ def _rollout(stored: StoredRollout, *, is_full: bool) -> Iterator[RenderableType
         yield _message(turn.message, is_full=is_full)
         for reply in turn.answers:
             yield _message(reply, is_full=is_full)
-    yield from _verdicts(rollout)
+    yield from verdict_lines(rollout)
 
 
-def _verdicts(rollout: Rollout) -> Iterator[RenderableType]:
+def verdict_lines(rollout: Rollout) -> Iterator[RenderableType]:
     from rich.text import Text
 
     from rlvr.evaluation.printable import printable

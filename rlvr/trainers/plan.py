@@ -9,7 +9,10 @@ from rlvr.config import EnvConfig, Recipe, RunConfig, SftConfig
 from rlvr.envs.renderer import Renderer
 from rlvr.envs.tasks import Task
 from rlvr.errors import ConfigError
-from rlvr.filtering.pass_rates import Window, load_pass_rates
+from rlvr.filtering.filter import load_for_training
+from rlvr.filtering.pass_rates import PassRates, select_problems
+from rlvr.filtering.window import Window
+from rlvr.registry import resolve
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.types import Problem, Sampling
 
@@ -19,6 +22,7 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
 
     Raises:
         ConfigError: settings that contradict each other or the algorithm.
+        PluginError: there is no such engine.
     """
     if isinstance(recipe, SftConfig) or algorithm is None:
         return recipe
@@ -37,6 +41,10 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
         raise ConfigError(
             f"optim.reference_every = {recipe.optim.reference_every}, but with load.lora_rank = {recipe.load.lora_rank} the "
             "reference is the base model, which stays as it is; set optim.reference_every to 0"
+        )
+    if hasattr(resolve("engines", recipe.engine.name).target, "chat"):
+        raise ConfigError(
+            f"engine.name = {recipe.engine.name!r} can only be measured with: it keeps its tokens to itself; train with 'native'"
         )
     verifiers = recipe.verifiers if recipe.verifiers is not None else task.verifiers
     if not verifiers:
@@ -71,23 +79,28 @@ def training_problems(recipe: RunConfig, task: Task) -> list[Problem]:
 
     Raises:
         TaskError: the split cannot be read.
-        ConfigError: the window keeps nothing.
+        ConfigError: pass rates of another model or task, or a window that keeps nothing.
     """
     problems = list(task.problems(recipe.data.split, limit=recipe.data.problems))
     if not problems:
         raise ConfigError(f"data.split = {recipe.data.split!r} of task {task.name!r} has no problems to train on")
-    if recipe.data.pass_rates is None:
+    rates = measured_rates(recipe, task)
+    if rates is None:
         return problems
-    rates = load_pass_rates(recipe.data.pass_rates, task=task.name)
-    window = Window(*recipe.data.keep)
-    kept = set(rates.kept(window))
-    chosen = [problem for problem in problems if problem.id in kept]
-    if not chosen:
-        raise ConfigError(
-            f"data.pass_rates = {recipe.data.pass_rates!r} keeps none of {len(problems)} problems within "
-            f"{window.low}..{window.high}; widen data.keep, or filter with this model and task again"
-        )
-    return chosen
+    return select_problems(problems, rates, Window(*recipe.data.keep), f"data.pass_rates = {recipe.data.pass_rates!r}")
+
+
+def measured_rates(recipe: RunConfig, task: Task) -> PassRates | None:
+    """What the offline filter found, where the recipe names its file.
+
+    Raises:
+        ConfigError: the file cannot be read, or is of another model, task or split.
+    """
+    if recipe.data.pass_rates is None:
+        return None
+    return load_for_training(
+        recipe.data.pass_rates, model=recipe.model, task=task.name, task_args=task.args, split=recipe.data.split
+    )
 
 
 def check_context(problems: Sequence[Problem], renderer: Renderer, max_tokens: int, context: int) -> None:
