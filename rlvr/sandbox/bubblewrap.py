@@ -18,8 +18,9 @@ import sys
 from pathlib import Path
 
 from rlvr.errors import SandboxError
+from rlvr.sandbox.folders import new_box_folder
 from rlvr.sandbox.jobs import Flavor
-from rlvr.sandbox.local import LocalBox, Part, box_folder
+from rlvr.sandbox.local import LocalBox, Part
 from rlvr.sandbox.sources import RECIPE, RUNNER, digest_of, sandbox_folder
 
 FIRST_USER, LAST_USER, USERS_PER_SLOT = 20_000, 60_000, 3
@@ -55,7 +56,7 @@ class BubblewrapBackend:
         self._image = f"bubblewrap:{self._root.name}"
 
     def start(self, slots: int, flavor: Flavor, *, is_for_sessions: bool = False) -> LocalBox:
-        folder = box_folder()
+        folder = new_box_folder()
         if self._has_users:
             first_user = FIRST_USER + secrets.randbelow(LAST_USER - FIRST_USER - USERS_PER_SLOT * slots)
             parts = [self._part(folder / "sock", slots, flavor, "--uid", str(first_user))]

@@ -6,7 +6,6 @@ import os
 import secrets
 import shutil
 import socket
-import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from rlvr.errors import SandboxError
 from rlvr.sandbox.channel import Channel, SocketChannel
 from rlvr.sandbox.docker_stream import ExecChannel
 from rlvr.sandbox.engine import connect_engine, engine_address, engine_error
+from rlvr.sandbox.folders import new_box_folder
 from rlvr.sandbox.image import Layer, ensure_image
 from rlvr.sandbox.jobs import Flavor
 from rlvr.sandbox.leftovers import remove_leftovers
@@ -80,7 +80,7 @@ class DockerBackend:
     def start(self, slots: int, flavor: Flavor, *, is_for_sessions: bool = False) -> DockerBox:
         purpose = "sessions" if is_for_sessions else flavor
         users = free_users(self._client, USERS_PER_SLOT * slots)
-        folder = Path(tempfile.mkdtemp(prefix="rlvr-sandbox-")) if self._has_sockets else None
+        folder = new_box_folder() if self._has_sockets else None
         preload = flavor if self._image.has([Layer.SCIENCE]) else "standard"
         options = ("--uid", str(users.start), "--preload", preload, *(["--namespaces"] if self._has_namespaces else []))
         with engine_error("starting a sandbox container"):

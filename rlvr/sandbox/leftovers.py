@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import re
-import shutil
-import tempfile
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.sandbox.engine import engine_error
@@ -18,7 +15,6 @@ if TYPE_CHECKING:
     from docker import DockerClient
 
 LABEL_STAGE = "org.rlvr.sandbox.stage"
-SOCKET_FOLDERS = "rlvr-sandbox-"
 # A container exists for a moment before it is started and after it has stopped, also on machines that cannot be asked from here.
 SETTLED_S = 120.0
 
@@ -108,10 +104,6 @@ def _remove(client: DockerClient, name: str) -> bool:
             if error.status_code not in (404, 409):
                 raise
             return False  # its owner, or another prune, was faster
-    for mount in container.attrs.get("Mounts", ()):
-        source = Path(mount.get("Source", ""))
-        if source.name.startswith(SOCKET_FOLDERS) and source.parent == Path(tempfile.gettempdir()):
-            shutil.rmtree(source, ignore_errors=True)
     return True
 
 

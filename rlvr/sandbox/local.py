@@ -100,8 +100,3 @@ class LocalBox:
     def _last_words(self) -> str:
         self._log.seek(0)
         return self._log.read()[-LOG_BYTES:].decode(errors="replace").strip()
-
-
-def box_folder() -> Path:
-    """A new folder that only this user may enter."""
-    return Path(tempfile.mkdtemp(prefix="rlvr-sandbox-"))

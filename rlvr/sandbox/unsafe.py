@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
+from rlvr.sandbox.folders import new_box_folder
 from rlvr.sandbox.jobs import Flavor
-from rlvr.sandbox.local import LocalBox, Part, box_folder
+from rlvr.sandbox.local import LocalBox, Part
 from rlvr.sandbox.sources import sandbox_folder
 
 
@@ -16,7 +17,7 @@ class UnsafeBackend:
     name = "unsafe"
 
     def start(self, slots: int, flavor: Flavor, *, is_for_sessions: bool = False) -> LocalBox:
-        folder = box_folder()
+        folder = new_box_folder()
         sockets = folder / "sock"
         command = [
             *(sys.executable, "-s", "-P", "-X", "utf8", str(sandbox_folder() / "runner")),
