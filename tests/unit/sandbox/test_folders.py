@@ -5,6 +5,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,11 @@ from rlvr.sandbox.folders import new_box_folder, stale_box_folders
 
 
 @pytest.fixture(autouse=True)
-def own_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tempfile.mkdtemp(prefix="rf", dir="/tmp")  # pytest's own are too long for sockets
-    monkeypatch.setattr("tempfile.tempdir", folder)
-    monkeypatch.setenv("TMPDIR", folder)
+def own_temporary_folder(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with tempfile.TemporaryDirectory(prefix="rf", dir="/tmp") as folder:  # pytest's own are too long for sockets
+        monkeypatch.setattr("tempfile.tempdir", folder)
+        monkeypatch.setenv("TMPDIR", folder)
+        yield
 
 
 def folder_of_an_ended_process() -> Path:
