@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.cli.options import add_sampling_arguments, live_view, subject_of
+from rlvr.filtering.window import EPSILON
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from rlvr.filtering.filter import Filtered
-    from rlvr.filtering.pass_rates import Window
+    from rlvr.filtering.window import Window
 
 HELP = "Measure how often a model solves each problem and keep those in a window of pass rates. Resumes what was interrupted."
 _BAR = 40  # characters
@@ -25,6 +26,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", required=True, help="folder or hub name of a model")
     parser.add_argument("-n", type=int, default=16, help="samples of each problem (16)")
     parser.add_argument("--keep", default="0.2:0.8", metavar="LOW:HIGH", help="window of pass rates, ends included (0.2:0.8)")
+    parser.add_argument(
+        "--epsilon",
+        type=float,
+        default=EPSILON,
+        metavar="P",
+        help="stop sampling a problem when all n samples would decide otherwise with at most this "
+        f"probability ({EPSILON}); "
+        "0: only when they cannot",
+    )
+    parser.add_argument("--full", action="store_true", help="always draw all n samples")
     parser.add_argument("--split", default="train")
     parser.add_argument("--limit", type=int, help="the first so many problems of the split")
     parser.add_argument("--out", metavar="FILE", type=Path, help="JSON lines (runs/pass-rates/TASK-SPLIT-MODEL.jsonl)")
@@ -38,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     from rlvr.cli.live import console_for_tables
     from rlvr.evaluation.tally import Tally
     from rlvr.filtering.filter import FilterRequest, filter_task
-    from rlvr.filtering.pass_rates import Window
+    from rlvr.filtering.window import Window
     from rlvr.types import Group
 
     keep = Window.parse(args.keep)
@@ -47,6 +58,7 @@ def run(args: argparse.Namespace) -> int:
         split=args.split,
         n=args.n,
         keep=keep,
+        epsilon=None if args.full else args.epsilon,
         limit=args.limit,
         seed=args.seed,
         out=args.out,
@@ -79,6 +91,9 @@ def _summary(filtered: Filtered, keep: Window) -> dict[str, Any]:
         "problems": len(filtered.rates.by_id),
         "kept": len(kept),
         "keep": [keep.low, keep.high],
+        "epsilon": filtered.rates.epsilon,
+        "rollouts": sum(rate.n for rate in filtered.rates.by_id.values()),
+        "rollouts_saved_share": filtered.rates.saved_share,
         "unscored": sum(rate.unscored for rate in filtered.rates.by_id.values()),
         "kept_ids": list(kept),
         "settings": dict(filtered.rates.settings),
@@ -106,6 +121,13 @@ def _picture(filtered: Filtered, keep: Window) -> RenderableType:
     kept = len(filtered.rates.kept(keep))
     share = kept / max(1, len(filtered.rates.by_id))
     lines = Text(f"kept {kept} of {len(filtered.rates.by_id)} problems ({share:.0%}) with a pass rate in {keep.low}:{keep.high}")
+    found = filtered.rates
+    if found.epsilon is not None:
+        drawn, planned = sum(rate.n for rate in found.by_id.values()), found.planned * len(found.by_id)
+        lines.append(
+            f"\n{drawn:,} rollouts instead of {planned:,}: {found.saved_share:.0%} saved; each decision is that of all with "
+            f"a probability of {1 - (found.epsilon):.3g} or more"
+        )
     unscored = sum(rate.unscored for rate in filtered.rates.by_id.values())
     if unscored:
         lines.append(f"\n{unscored} samples could not be scored; the same command measures their problems again", style="yellow")

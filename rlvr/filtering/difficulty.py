@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlvr.errors import ConfigError, EvaluationError
-from rlvr.filtering.pass_rates import PassRate, PassRateFile, PassRates, Window
+from rlvr.filtering.pass_rates import PassRate, PassRateFile, PassRates, digest_of
+from rlvr.filtering.window import Window, samples_before_a_decision
 from rlvr.seeding import Part
 from rlvr.types import JSON, Group, Problem, Rollout, Sampling
 
@@ -17,7 +18,7 @@ from rlvr.types import JSON, Group, Problem, Rollout, Sampling
 class RunsGroups(Protocol):
     """What the filter needs of the rollout loop (`rlvr.envs.rollout.RolloutRunner`)."""
 
-    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: Part) -> Group: ...
+    async def run(self, problem: Problem, sample_index: int, sampling: Sampling, *seed_parts: Part) -> Rollout: ...
 
 
 async def measure_pass_rates(
@@ -30,15 +31,20 @@ async def measure_pass_rates(
     settings: Mapping[str, JSON],
     seed: int = 0,
     keep: Window | None = None,
+    epsilon: float | None = None,
     max_unscored: float = 0.02,
     on_start: Callable[[int, int], None] | None = None,
     on_group: Callable[[Group], None] | None = None,
 ) -> PassRates:
     """Sample every problem `n` times and append its pass rate to `out` as soon as it is known.
 
+    With an `epsilon` a problem's sampling ends early, when the probability that all `n` samples would decide otherwise about
+    the window `keep` is at most that (`window.decide`); 0 ends it only when they cannot.
     An `out` that exists is taken up: problems in it are not sampled again, except those with unscored rollouts, which
-    were our fault. Seeds depend on (seed, problem, sample) alone, so the result is that of an uninterrupted run.
-    `on_start` is told the number of problems and how many of them need no sampling any more.
+    were our fault. One that is decided for another window or epsilon, but not for this, is sampled further.
+    Seeds depend on (seed, problem, sample) alone, so the result is that of an uninterrupted run.
+    `on_start` is told the number of problems and how many of them need no sampling any more, `on_group` the new rollouts of
+    each problem that is done.
     `settings` says what else must not change in between (model, task, split ...); the window may.
 
     Raises:
@@ -49,8 +55,25 @@ async def measure_pass_rates(
     if not problems:
         raise ConfigError("there are no problems to filter; check the split and the limit")
     drawn = {name: value for name, value in asdict(sampling).items() if name != "seed"}
-    with PassRateFile(out, {**settings, "n": n, "seed": seed, "sampling": drawn}, keep) as file:
-        waiting = [problem for problem in problems if _is_open(file.found.get(problem.id))]
+    if epsilon is not None and not 0.0 <= epsilon < 0.5:
+        raise ConfigError(f"epsilon = {epsilon}, but a probability of another decision from 0 to below 0.5 is needed")
+    if epsilon is not None and samples_before_a_decision(keep, 0, 0, n, epsilon) == 0:
+        epsilon = None  # the window tells no problems apart, so it is the pass rates themselves that are asked for
+    with PassRateFile(out, {**settings, "n": n, "seed": seed, "sampling": drawn}, keep, epsilon) as file:
+
+        def wanted(found: PassRate | None) -> int:
+            """Samples that are needed before a decision can be possible."""
+            if found is None:
+                return samples_before_a_decision(keep, 0, 0, n, epsilon)
+            return samples_before_a_decision(keep, found.correct, found.n - found.unscored, max(0, n - found.n), epsilon)
+
+        def known(problem: Problem) -> PassRate | None:
+            found = file.found.get(problem.id)
+            return None if found is None or found.unscored else found
+
+        for problem in problems:
+            _check_unchanged(out, problem, file.found.get(problem.id))
+        waiting = [problem for problem in problems if wanted(known(problem))]
         if on_start is not None:
             on_start(len(problems), len(problems) - len(waiting))
         unscored = 0
@@ -58,8 +81,18 @@ async def measure_pass_rates(
 
         async def one(problem: Problem) -> None:
             nonlocal unscored
-            group = await runner.run_group(problem, n, sampling, "filter", seed)
-            file.append(PassRate.of(group))
+            found = known(problem)
+            rollouts: list[Rollout] = []
+            while count := wanted(found):
+                first = found.n if found is not None else 0
+                indices = range(first, first + count)
+                more = await asyncio.gather(*(runner.run(problem, index, sampling, "filter", seed) for index in indices))
+                rollouts += more
+                seen = PassRate.of(Group(problem, tuple(more)))
+                found = seen if found is None else found.plus(seen)
+            assert found is not None, "a problem that waits needs a sample"
+            file.append(found)
+            group = Group(problem, tuple(rollouts))
             failed = [rollout for rollout in group.rollouts if not rollout.is_scored]
             unscored += len(failed)
             causes.extend(f"problem {problem.id}: {rollout.error or _reason(rollout)}" for rollout in failed)
@@ -76,8 +109,11 @@ async def measure_pass_rates(
         return file.finish([problem.id for problem in problems])
 
 
-def _is_open(found: PassRate | None) -> bool:
-    return found is None or found.unscored > 0
+def _check_unchanged(path: Path, problem: Problem, found: PassRate | None) -> None:
+    if found is not None and found.digest not in ("", digest_of(problem)):
+        raise ConfigError(
+            f"problem {problem.id!r} is another one than {path} was measured on; choose another --out, or restore the task"
+        )
 
 
 def _reason(rollout: Rollout) -> str:

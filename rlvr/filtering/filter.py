@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlvr.engines.subject import Subject, open_subject, run_to_end
 from rlvr.errors import ConfigError
 from rlvr.filtering.difficulty import measure_pass_rates
-from rlvr.filtering.pass_rates import PassRates, Window
-from rlvr.types import Group
+from rlvr.filtering.pass_rates import PassRates, load_pass_rates
+from rlvr.filtering.window import EPSILON, Window
+from rlvr.types import JSON, Group
 
 _SAMPLED_BYTES = 1 << 16
 _SAMPLES_OF_A_FILE = 16
@@ -20,12 +22,16 @@ _SAMPLES_OF_A_FILE = 16
 
 @dataclass(frozen=True, slots=True)
 class FilterRequest:
-    """What to measure. `limit`: the first so many problems of the split; `out` None: `default_path`."""
+    """What to measure. `limit`: the first so many problems of the split; `out` None: `default_path`.
+
+    `epsilon`: stop sampling a problem when the chance that all `n` samples decide otherwise is at most this; None: never.
+    """
 
     subject: Subject
     split: str = "train"
     n: int = 16
     keep: Window = Window()  # noqa: RUF009 - frozen
+    epsilon: float | None = EPSILON
     limit: int | None = None
     seed: int = 0
     out: Path | None = None
@@ -95,12 +101,41 @@ def filter_task(
                 settings=settings,
                 seed=request.seed,
                 keep=request.keep,
+                epsilon=request.epsilon,
                 max_unscored=request.max_unscored,
                 on_start=on_start,
                 on_group=on_group,
             )
 
     return Filtered(out, run_to_end(main))
+
+
+def load_for_training(path: str | Path, *, model: str, task: str, task_args: Mapping[str, JSON], split: str) -> PassRates:
+    """Pass rates of this model on this task.
+
+    Two models are the same if the fingerprints of their weights are, or their names where one has none.
+
+    Raises:
+        ConfigError: not a file of pass rates, or one of another model, task or split; names both.
+    """
+    rates = load_pass_rates(path, task=task)
+    there = rates.settings
+    here: dict[str, JSON] = {"split": split, "task_args": dict(task_args)}
+    for name, wanted in here.items():
+        if name in there and there[name] != json.loads(json.dumps(wanted)):
+            raise ConfigError(
+                f"pass rates {path} are of task {task!r} with {name} = {there[name]!r}, but this run trains with {name} = "
+                f"{wanted!r}; measure it with `rlvr filter`"
+            )
+    measured, weights = there.get("model"), fingerprint(model)
+    is_same = weights == there["weights"] if weights and there.get("weights") else model == measured
+    if not is_same:
+        marks = f" (weights {there['weights']} there, {weights} here)" if weights and there.get("weights") else ""
+        raise ConfigError(
+            f"pass rates {path} are of model {measured!r}, but this run trains {model!r}{marks}; what one model solves says "
+            f"little about another: measure it with `rlvr filter {task} --model {model}`"
+        )
+    return rates
 
 
 def default_path(task: str, split: str, model: str) -> Path:

@@ -7,11 +7,13 @@ resumed measurement ends with the same bytes as one that ran through.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
@@ -19,6 +21,7 @@ from types import TracebackType
 from typing import Any
 
 from rlvr.errors import ConfigError, EvaluationError, boundary
+from rlvr.filtering.window import Decision, Window, decide
 from rlvr.types import JSON, Group, Outcome, Problem
 
 FORMAT = "rlvr pass rates 1"
@@ -26,36 +29,11 @@ _SYNC_EVERY_S = 1.0  # what a power cut may cost; kill -9 costs at most a torn l
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
-    """Pass rates worth training on, both ends included."""
-
-    low: float = 0.2
-    high: float = 0.8
-
-    def __post_init__(self) -> None:
-        if not 0.0 <= self.low <= self.high <= 1.0:
-            raise ConfigError(f"keep = {self.low}:{self.high}, but a window is LOW:HIGH with 0 <= LOW <= HIGH <= 1")
-
-    @classmethod
-    def parse(cls, text: str) -> Window:
-        """Read `0.2:0.8`.
-
-        Raises:
-            ConfigError: another form, or out of range.
-        """
-        low, _, high = text.partition(":")
-        try:
-            return cls(float(low), float(high))
-        except ValueError:
-            raise ConfigError(f"keep = {text!r}, but a window looks like 0.2:0.8") from None
-
-    def holds(self, pass_rate: float | None) -> bool:
-        return pass_rate is not None and self.low <= pass_rate <= self.high
-
-
-@dataclass(frozen=True, slots=True)
 class PassRate:
-    """What n samples showed about one problem. `pass_rate` is correct / scored, None when nothing could be scored."""
+    """What n samples showed about one problem. `pass_rate` is correct / scored, None when nothing could be scored.
+
+    `digest` is that of the problem's text and answer; empty in files that were written before it was stored.
+    """
 
     id: str
     n: int
@@ -63,6 +41,7 @@ class PassRate:
     unscored: int
     mean_tokens: float
     outcomes: Mapping[str, int]  # by outcome of the first verifier
+    digest: str = ""
 
     @classmethod
     def of(cls, group: Group) -> PassRate:
@@ -74,6 +53,20 @@ class PassRate:
             unscored=sum(not rollout.is_scored for rollout in group.rollouts),
             mean_tokens=sum(rollout.completion_tokens for rollout in group.rollouts) / len(group.rollouts),
             outcomes={o.value: sum(v is not None and v.outcome is o for v in verdicts) for o in Outcome},
+            digest=digest_of(group.problem),
+        )
+
+    def plus(self, more: PassRate) -> PassRate:
+        """Both together, of the same problem."""
+        tokens = round(self.mean_tokens * self.n) + round(more.mean_tokens * more.n)  # whole numbers, so nothing is lost
+        return PassRate(
+            id=self.id,
+            n=self.n + more.n,
+            correct=self.correct + more.correct,
+            unscored=self.unscored + more.unscored,
+            mean_tokens=tokens / (self.n + more.n),
+            outcomes={name: self.outcomes.get(name, 0) + count for name, count in more.outcomes.items()},
+            digest=more.digest,
         )
 
     @property
@@ -81,7 +74,11 @@ class PassRate:
         scored = self.n - self.unscored
         return self.correct / scored if scored else None
 
-    def to_json(self, keep: Window) -> dict[str, JSON]:
+    def decide(self, keep: Window, planned: int) -> Decision:
+        """Whether `planned` samples would have put it in the window; fewer may have been drawn."""
+        return decide(keep, self.correct, self.n - self.unscored, max(0, planned - self.n))
+
+    def to_json(self, keep: Window, planned: int) -> dict[str, JSON]:
         low, high = wilson_interval(self.correct, self.n - self.unscored)
         return {
             "id": self.id,
@@ -93,24 +90,47 @@ class PassRate:
             "high": high,
             "mean_tokens": self.mean_tokens,
             "verdicts": dict(self.outcomes),
-            "kept": keep.holds(self.pass_rate),
+            "kept": self.decide(keep, planned).is_kept,
+            "digest": self.digest,
         }
 
     @classmethod
     def from_json(cls, row: Mapping[str, Any]) -> PassRate:
-        return cls(row["id"], row["n"], row["correct"], row["unscored"], row["mean_tokens"], row["verdicts"])
+        counts = (row["n"], row["correct"], row["unscored"])
+        return cls(row["id"], *counts, row["mean_tokens"], row["verdicts"], row.get("digest", ""))
 
 
 @dataclass(frozen=True, slots=True)
 class PassRates:
-    """A measured set of problems, and the settings that it was measured with."""
+    """A measured set of problems, and the settings that it was measured with.
+
+    `epsilon`: problems were sampled until the chance of another decision was at most this; None: always to the end.
+    """
 
     settings: Mapping[str, JSON]
     by_id: Mapping[str, PassRate]
+    epsilon: float | None = None
+
+    @property
+    def planned(self) -> int:
+        """Samples of each problem without early stopping."""
+        return int(self.settings.get("n", 0))
 
     def kept(self, keep: Window) -> tuple[str, ...]:
         """Ids inside the window, in file order."""
-        return tuple(id for id, found in self.by_id.items() if keep.holds(found.pass_rate))
+        return tuple(id for id, found in self.by_id.items() if found.decide(keep, self.planned).is_kept)
+
+    def undecided(self, keep: Window) -> tuple[str, ...]:
+        """Ids whose sampling was stopped early for another window, and says too little about this one."""
+        most = self.epsilon or 0.0
+        return tuple(id for id, found in self.by_id.items() if found.decide(keep, self.planned).flip > most)
+
+    @property
+    def saved_share(self) -> float:
+        """Rollouts that early stopping did not draw, of those that were planned."""
+        planned = self.planned * len(self.by_id)
+        drawn = sum(min(found.n, self.planned) for found in self.by_id.values())
+        return 1.0 - drawn / planned if planned else 0.0
 
 
 def load_pass_rates(path: str | Path, *, task: str | None = None) -> PassRates:
@@ -126,36 +146,62 @@ def load_pass_rates(path: str | Path, *, task: str | None = None) -> PassRates:
         raise ConfigError(
             f"pass rates {path} cannot be read: {error.strerror or error}; write them with `rlvr filter`"
         ) from error
-    settings, rates = _parse(path, data[: data.rfind(b"\n") + 1])
-    measured = settings.get("task")
+    found = _parse(path, data[: data.rfind(b"\n") + 1])
+    measured = found.settings.get("task")
     if task is not None and measured != task:
         raise ConfigError(
             f"pass rates {path} are of task {measured!r}, but this run trains on {task!r}; measure it with `rlvr filter`"
         )
-    return PassRates(settings, rates)
+    return found
 
 
-def select_problems(problems: Iterable[Problem], rates: PassRates, keep: Window) -> tuple[Problem, ...]:
+def digest_of(problem: Problem) -> str:
+    """Changes when the prompt or the answer does."""
+    content = [[(message.role, message.content) for message in problem.prompt], problem.answer]
+    text = json.dumps(content, sort_keys=True, default=repr)
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+
+
+def select_problems(problems: Sequence[Problem], rates: PassRates, keep: Window, origin: str = "the pass rates") -> list[Problem]:
     """The problems inside the window, in their own order; problems that were not measured are left out.
 
     Raises:
-        ConfigError: a kept id is not among `problems`, or the window keeps none.
+        ConfigError: two problems with one id, a measured problem that has changed since, problems whose sampling was stopped
+            for another window, or a window that keeps none.
     """
     by_id = {problem.id: problem for problem in problems}
-    kept = rates.kept(keep)
-    unknown = [id for id in kept if id not in by_id]
-    if unknown:
+    if len(by_id) < len(problems):
+        twice = [id for id, count in Counter(problem.id for problem in problems).items() if count > 1]
         raise ConfigError(
-            f"{len(unknown)} of {len(kept)} kept problems are unknown here, first {', '.join(map(repr, unknown[:3]))}: "
-            f"the pass rates were measured on other problems (split, task_args or number of problems); "
-            f"measure these with `rlvr filter`"
+            f"{len(twice)} ids belong to several problems, first {_first(twice)}; {origin} cannot say which is meant: give "
+            "every problem an id of its own (`rlvr tasks validate` lists them)"
         )
-    if not kept:
+    changed = [id for id, p in by_id.items() if id in rates.by_id and rates.by_id[id].digest not in ("", digest_of(p))]
+    if changed:
         raise ConfigError(
-            f"no problem has a pass rate in {keep.low}:{keep.high}; widen the window or use a stronger or weaker model"
+            f"{len(changed)} problems are others than those of {origin} with the same id, first {_first(changed)}; measure "
+            "these with `rlvr filter`"
         )
-    chosen = set(kept)
-    return tuple(problem for id, problem in by_id.items() if id in chosen)
+    undecided = [id for id in rates.undecided(keep) if id in by_id]
+    if undecided:
+        raise ConfigError(
+            f"{len(undecided)} of {len(by_id)} problems of {origin} were sampled only until another window was decided, first "
+            f"{_first(undecided)}; `rlvr filter --keep {keep}` with its other settings draws what is missing for {keep}"
+        )
+    kept = set(rates.kept(keep))
+    chosen = [problem for problem in problems if problem.id in kept]
+    if not chosen:
+        measured = [found.decide(keep, rates.planned) for id, found in rates.by_id.items() if id in by_id]
+        low = sum((rates.by_id[id].pass_rate or 0.0) < keep.low for id in by_id if id in rates.by_id)
+        raise ConfigError(
+            f"{origin} keeps none of {len(by_id)} problems within {keep}: {len(measured)} of them are measured, {low} lie below "
+            f"{keep.low} and {len(measured) - low} above {keep.high}; widen the window, or use a stronger or weaker model"
+        )
+    return chosen
+
+
+def _first(ids: Sequence[str]) -> str:
+    return ", ".join(map(repr, ids[:3]))
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -184,10 +230,11 @@ class PassRateFile:
         EvaluationError: the disk refuses.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, JSON], keep: Window) -> None:
+    def __init__(self, path: Path, settings: Mapping[str, JSON], keep: Window, epsilon: float | None = None) -> None:
         self._path = path
         self._settings = json.loads(json.dumps(settings))  # as they will be read back: tuples become lists
         self._keep = keep
+        self._epsilon = epsilon
         self.found = self._take_up()
         self._synced_at = time.monotonic()
 
@@ -198,18 +245,19 @@ class PassRateFile:
         whole = data.rfind(b"\n") + 1
         found: dict[str, PassRate] = {}
         if whole:
-            settings, found = _parse(self._path, data[:whole])
-            _check_same(self._path, settings, self._settings)
+            before = _parse(self._path, data[:whole])
+            _check_same(self._path, before.settings, self._settings)
+            found = dict(before.by_id)
         with boundary(EvaluationError, f"{self._path} cannot be written"):
             self._file = self._path.open("ab")
             self._file.truncate(whole)  # a line that kill -9 tore
         if not whole:
-            self._write(_header(self._settings, self._keep))
+            self._write(self._header())
         return found
 
     def append(self, rate: PassRate) -> None:
         self.found[rate.id] = rate
-        self._write(rate.to_json(self._keep))
+        self._write(rate.to_json(self._keep, self._planned))
         if time.monotonic() - self._synced_at >= _SYNC_EVERY_S:
             self._sync()
 
@@ -219,12 +267,20 @@ class PassRateFile:
         unfinished = self._path.with_name(self._path.name + ".tmp")
         with boundary(EvaluationError, f"{self._path} cannot be written"):
             with unfinished.open("wb") as file:
-                file.write(_line(_header(self._settings, self._keep)))
-                file.writelines(_line(rate.to_json(self._keep)) for rate in ordered.values())
+                file.write(_line(self._header()))
+                file.writelines(_line(rate.to_json(self._keep, self._planned)) for rate in ordered.values())
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, self._path)
-        return PassRates(self._settings, ordered)
+        return PassRates(self._settings, ordered, self._epsilon)
+
+    def _header(self) -> dict[str, JSON]:
+        keep = [self._keep.low, self._keep.high]
+        return {"format": FORMAT, "settings": self._settings, "keep": keep, "epsilon": self._epsilon}
+
+    @property
+    def _planned(self) -> int:
+        return int(self._settings.get("n", 0))
 
     def __enter__(self) -> PassRateFile:
         return self
@@ -244,27 +300,30 @@ class PassRateFile:
         self._synced_at = time.monotonic()
 
 
-def _header(settings: Mapping[str, JSON], keep: Window) -> dict[str, JSON]:
-    return {"format": FORMAT, "settings": settings, "keep": [keep.low, keep.high]}
-
-
 def _line(row: Mapping[str, JSON]) -> bytes:
     return json.dumps(row).encode("ascii") + b"\n"
 
 
-def _parse(path: Path, data: bytes) -> tuple[dict[str, JSON], dict[str, PassRate]]:
+def _parse(path: Path, data: bytes) -> PassRates:
     first, *lines = data.splitlines() or [b""]
     with boundary(ConfigError, f"{path} is not a file of pass rates"):
         header = json.loads(first)
         if not isinstance(header, dict) or header.get("format") != FORMAT:
             raise ConfigError(f"{path} is not a file of pass rates: its first line does not say {FORMAT!r}")
         settings: dict[str, JSON] = header["settings"]
+        epsilon: float | None = header.get("epsilon")
     rates: dict[str, PassRate] = {}
     for number, line in enumerate(lines, start=2):
         with boundary(ConfigError, f"{path}, line {number} is damaged"):
             rate = PassRate.from_json(json.loads(line))
-        rates[rate.id] = rate  # measured again after a failure: the later line counts
-    return settings, rates
+        before = rates.get(rate.id)
+        # A later line counts where a problem was measured again after a failure, or sampled further.
+        if before is not None and not before.unscored and rate.n <= before.n:
+            raise ConfigError(
+                f"{path}, line {number} repeats problem {rate.id!r}, which was measured already; remove one of them"
+            )
+        rates[rate.id] = rate
+    return PassRates(settings, rates, epsilon)
 
 
 def _check_same(path: Path, before: Mapping[str, JSON], now: Mapping[str, JSON]) -> None:

@@ -36,6 +36,18 @@ def test_the_terminal_shows_a_histogram_and_the_kept_count(
     assert "of 5 problems" in printed
 
 
+def test_early_stopping_is_reported_and_can_be_turned_off(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["filter", "chains", "--model", str(tiny_checkpoint), "--max-tokens", "4", "-n", "16", "--limit", "3"]
+    assert main([*arguments, "--out", str(tmp_path / "early.jsonl")]) == 0
+    printed = capsys.readouterr().out
+    assert "21 rollouts instead of 48: 56% saved" in printed  # a random model solves nothing: 7 failures of 16 are enough
+    assert main([*arguments, "--out", str(tmp_path / "full.jsonl"), "--full", "--json"]) == 0
+    summary = json.loads(capsys.readouterr().out)
+    assert (summary["rollouts"], summary["rollouts_saved_share"], summary["epsilon"]) == (48, 0.0, None)
+
+
 def test_a_run_that_grew_in_two_calls_equals_one_that_did_not(tiny_checkpoint: Path, tmp_path: Path) -> None:
     filter_(tiny_checkpoint, tmp_path / "grown.jsonl", "--limit", "2")
     filter_(tiny_checkpoint, tmp_path / "grown.jsonl", "--limit", "6")

@@ -7,7 +7,8 @@ import pytest
 
 from rlvr.errors import ConfigError, EvaluationError
 from rlvr.filtering.difficulty import measure_pass_rates
-from rlvr.filtering.pass_rates import PassRates, Window, load_pass_rates
+from rlvr.filtering.pass_rates import PassRates, load_pass_rates
+from rlvr.filtering.window import Window
 from rlvr.seeding import rng
 from rlvr.types import Completion, FinishReason, Group, Message, Problem, Rollout, Sampling, Stop, Turn, Verdict
 
@@ -22,12 +23,15 @@ class SeededRunner:
     def __init__(self, fail_on: frozenset[str] = frozenset()) -> None:
         self.fail_on = fail_on
         self.asked: list[str] = []
+        self.drawn = 0
 
-    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: object) -> Group:
-        self.asked.append(problem.id)
+    async def run(self, problem: Problem, sample_index: int, sampling: Sampling, *seed_parts: object) -> Rollout:
+        if sample_index == 0:
+            self.asked.append(problem.id)
+        self.drawn += 1
         for _ in range(12 - int(problem.id[1:])):  # later problems finish first
             await asyncio.sleep(0)
-        return Group(problem, tuple(self._rollout(problem, index, seed_parts) for index in range(n)))
+        return self._rollout(problem, sample_index, seed_parts)
 
     def _rollout(self, problem: Problem, index: int, seed_parts: tuple[object, ...]) -> Rollout:
         drawn = rng(*seed_parts, problem.id, index)
@@ -136,6 +140,72 @@ def test_too_many_unscored_rollouts_stop_the_filter_and_keep_the_rest(tmp_path: 
     with pytest.raises(EvaluationError, match=r"16 rollouts .*max_unscored = 2\.0%.*First causes: problem p5: engine died"):
         run(SeededRunner(broken), out)
     assert list(load_pass_rates(out).by_id)[:5] == ["p9", "p8", "p7", "p6", "p5"]
+
+
+def test_stopping_early_decides_the_same_with_a_prefix_of_the_samples(tmp_path: Path) -> None:
+    full, early = SeededRunner(), SeededRunner()
+    whole = run(full, tmp_path / "full.jsonl")
+    found = run(early, tmp_path / "early.jsonl", epsilon=0.0)
+    assert found.kept(Window()) == whole.kept(Window())
+    assert early.drawn < full.drawn == 160
+    assert found.saved_share == 1 - early.drawn / 160
+    for id, rate in found.by_id.items():
+        prefix = SeededRunner()
+        alone = run(prefix, tmp_path / f"{id}.jsonl", [PROBLEMS[int(id[1:])]], n=rate.n).by_id[id]
+        assert alone == rate
+
+
+@pytest.mark.parametrize("cut", [0.3, 0.55, 0.9])
+def test_a_killed_run_with_early_stopping_ends_with_the_bytes_of_an_uninterrupted_one(tmp_path: Path, cut: float) -> None:
+    whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+    run(SeededRunner(), whole, epsilon=0.03)
+    data = whole.read_bytes()
+    killed.write_bytes(data[: int(len(data) * cut)])
+    run(SeededRunner(), killed, epsilon=0.03)
+    assert killed.read_bytes() == data
+
+
+@pytest.mark.parametrize("change", [{"keep": Window(0.05, 0.95), "epsilon": 0.03}, {"epsilon": None}, {"epsilon": 0.0}])
+def test_what_is_not_decided_for_another_window_or_epsilon_is_sampled_further(tmp_path: Path, change: dict[str, object]) -> None:
+    out, fresh = tmp_path / "rates.jsonl", SeededRunner()
+    first = SeededRunner()
+    run(first, out, epsilon=0.03)
+    second = SeededRunner()
+    found = run(second, out, **change)
+    expected = run(fresh, tmp_path / "fresh.jsonl", **change)
+    keep = change.get("keep", Window())
+    assert isinstance(keep, Window)
+    assert found.kept(keep) == expected.kept(keep)
+    assert 0 < second.drawn < fresh.drawn
+    assert all(found.by_id[id].n >= rate.n for id, rate in expected.by_id.items())
+
+
+def test_an_unscored_sample_is_drawn_again_from_the_start_of_its_problem(tmp_path: Path) -> None:
+    out = tmp_path / "rates.jsonl"
+    run(SeededRunner(frozenset({"p3"})), out, max_unscored=0.5, epsilon=0.03)
+    run(SeededRunner(), out, epsilon=0.03)
+    run(SeededRunner(), tmp_path / "whole.jsonl", epsilon=0.03)
+    assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_window_that_keeps_everything_stops_nothing(tmp_path: Path) -> None:
+    runner = SeededRunner()
+    found = run(runner, tmp_path / "rates.jsonl", keep=Window(0.0, 1.0), epsilon=0.03)
+    assert (runner.drawn, found.epsilon) == (160, None)
+
+
+@pytest.mark.parametrize("epsilon", [-0.1, 0.5, float("nan")])
+def test_an_epsilon_that_is_no_small_probability_is_refused(tmp_path: Path, epsilon: float) -> None:
+    with pytest.raises(ConfigError, match=r"epsilon = .*from 0 to below 0\.5"):
+        run(SeededRunner(), tmp_path / "rates.jsonl", epsilon=epsilon)
+    assert not (tmp_path / "rates.jsonl").exists()
+
+
+def test_a_problem_that_changed_in_between_is_refused(tmp_path: Path) -> None:
+    run(SeededRunner(), tmp_path / "rates.jsonl")
+    changed = [Problem("p0", (Message("user", "another"),), None), *PROBLEMS[1:]]
+    with pytest.raises(ConfigError, match=r"'p0' is another one than .* was measured on"):
+        run(SeededRunner(), tmp_path / "rates.jsonl", changed)
 
 
 def test_nothing_to_filter_is_an_error(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,11 +13,12 @@ from rlvr.filtering.pass_rates import (
     PassRate,
     PassRateFile,
     PassRates,
-    Window,
+    digest_of,
     load_pass_rates,
     select_problems,
     wilson_interval,
 )
+from rlvr.filtering.window import Window
 from rlvr.types import Message, Problem
 
 SETTINGS = {"model": "m", "task": "countdown", "n": 16}
@@ -43,7 +45,7 @@ def test_sixteen_samples_and_a_window_of_20_to_80_percent_keep_4_to_12_correct()
 
 
 def test_the_window_includes_both_ends() -> None:
-    rates = PassRates(SETTINGS, {str(count): rate(str(count), count, n=10) for count in range(11)})
+    rates = PassRates({"n": 10}, {str(count): rate(str(count), count, n=10) for count in range(11)})
     assert rates.kept(Window(0.3, 0.7)) == ("3", "4", "5", "6", "7")
 
 
@@ -56,10 +58,10 @@ def test_unscored_samples_are_not_failures() -> None:
 def test_a_line_holds_everything_that_was_counted(tmp_path: Path) -> None:
     write(tmp_path / "rates.jsonl", [rate("p1", 8), rate("p2", 16)])
     header, first, second = [json.loads(line) for line in (tmp_path / "rates.jsonl").read_text().splitlines()]
-    assert header == {"format": "rlvr pass rates 1", "settings": SETTINGS, "keep": [0.2, 0.8]}
+    assert header == {"format": "rlvr pass rates 1", "settings": SETTINGS, "keep": [0.2, 0.8], "epsilon": None}
     assert first == {
         "id": "p1", "n": 16, "correct": 8, "unscored": 0, "pass_rate": 0.5, "low": pytest.approx(0.28, abs=0.01),
-        "high": pytest.approx(0.72, abs=0.01), "mean_tokens": 12.5, "verdicts": {"correct": 8}, "kept": True,
+        "high": pytest.approx(0.72, abs=0.01), "mean_tokens": 12.5, "verdicts": {"correct": 8}, "kept": True, "digest": "",
     }  # fmt: skip
     assert second["kept"] is False
     assert load_pass_rates(tmp_path / "rates.jsonl").by_id["p1"] == rate("p1", 8)
@@ -127,22 +129,53 @@ def test_selection_keeps_the_order_of_the_problems() -> None:
     assert [found.id for found in chosen] == ["c", "a"]
 
 
-def test_selection_refuses_unknown_ids_and_empty_windows() -> None:
-    rates = PassRates(SETTINGS, {"a": rate("a", 8), "b": rate("b", 8)})
-    with pytest.raises(ConfigError, match=r"1 of 2 kept problems are unknown here, first 'b'"):
-        select_problems([problem("a")], rates, Window())
-    with pytest.raises(ConfigError, match=r"no problem has a pass rate in 0\.9:1\.0"):
-        select_problems([problem("a"), problem("b")], rates, Window(0.9, 1.0))
+def test_an_empty_window_says_how_many_problems_lie_on_either_side() -> None:
+    rates = PassRates(SETTINGS, {"a": rate("a", 8), "b": rate("b", 16)})
+    with pytest.raises(
+        ConfigError, match=r"none of 3 problems within 0\.9:0\.95: 2 of them are measured, 1 lie below 0\.9 and 1"
+    ):
+        select_problems([problem("a"), problem("b"), problem("new")], rates, Window(0.9, 0.95))
 
 
-@pytest.mark.parametrize("text", ["0.2", "0.8:0.2", "a:b", "-1:1", "0:nan", ""])
-def test_windows_of_another_form_are_refused(text: str) -> None:
-    with pytest.raises(ConfigError, match="keep ="):
-        Window.parse(text)
+def test_ids_that_two_problems_share_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"1 ids belong to several problems, first 'a'"):
+        select_problems([problem("a"), problem("a"), problem("b")], PassRates(SETTINGS, {"a": rate("a", 8)}), Window())
 
 
-def test_a_window_is_read_from_text() -> None:
-    assert Window.parse("0.2:0.8") == Window(0.2, 0.8)
+def test_a_problem_that_changed_since_it_was_measured_is_refused() -> None:
+    before, after = Problem("a", (Message("user", "1 + 1"),), 2), Problem("a", (Message("user", "1 + 1"),), 3)
+    rates = PassRates(SETTINGS, {"a": replace(rate("a", 8), digest=digest_of(before))})
+    assert select_problems([before], rates, Window()) == [before]
+    with pytest.raises(ConfigError, match=r"1 problems are others than those of the pass rates with the same id, first 'a'"):
+        select_problems([after], rates, Window())
+
+
+def test_problems_that_were_stopped_for_another_window_are_refused_with_the_command_that_helps() -> None:
+    rates = PassRates(SETTINGS, {"a": rate("a", 0, n=7), "b": rate("b", 8)}, epsilon=0.03)
+    chosen = select_problems([problem("a"), problem("b")], rates, Window(0.2, 0.8))
+    assert [found.id for found in chosen] == ["b"]
+    with pytest.raises(ConfigError, match=r"1 of 2 problems .* first 'a'; `rlvr filter --keep 0\.02:0\.8`"):
+        select_problems([problem("a"), problem("b")], rates, Window(0.02, 0.8))
+
+
+def test_a_problem_on_two_lines_is_refused_unless_the_later_one_knows_more(tmp_path: Path) -> None:
+    path = tmp_path / "rates.jsonl"
+    write(path, [rate("p1", 2, n=4)])
+    line = path.read_text().splitlines(keepends=True)[1]
+    with PassRateFile(path, SETTINGS, Window()) as file:
+        file.append(rate("p1", 3, n=6))
+    assert load_pass_rates(path).by_id["p1"] == rate("p1", 3, n=6)
+    with path.open("a") as appended:
+        appended.write(line)
+    with pytest.raises(ConfigError, match=r"line 4 repeats problem 'p1'"):
+        load_pass_rates(path)
+
+
+def test_samples_in_two_parts_are_the_samples_in_one() -> None:
+    whole = PassRate("a", 7, 3, 1, 31 / 7, {"correct": 3, "incorrect": 3}, "x")
+    first = PassRate("a", 3, 1, 1, 13 / 3, {"correct": 1, "incorrect": 1}, "x")
+    second = PassRate("a", 4, 2, 0, 18 / 4, {"correct": 2, "incorrect": 2}, "x")
+    assert first.plus(second) == whole
 
 
 @given(st.integers(1, 300), st.data())

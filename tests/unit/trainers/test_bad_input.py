@@ -15,7 +15,8 @@ from transformers import AutoTokenizer
 from rlvr.cli.main import main
 from rlvr.config import load_recipe, to_toml
 from rlvr.envs.tasks import load_task
-from rlvr.filtering.pass_rates import PassRate, PassRateFile, Window
+from rlvr.filtering.pass_rates import PassRate, PassRateFile
+from rlvr.filtering.window import Window
 from rlvr.trainers.tiny import tiny_model
 from rlvr.trainers.train import train
 
@@ -133,6 +134,34 @@ def test_pass_rates_of_another_task(refused: Refused, tmp_path: Path) -> None:
         file.finish(["countdown/train/0"])
     assert "are of task 'countdown', but this run trains on 'chains'" in refused(f"data.pass_rates={rates}")
     assert "missing.jsonl" in refused("data.pass_rates=missing.jsonl")
+
+
+def test_pass_rates_of_another_model_split_or_variant(refused: Refused, tmp_path: Path, model_folder: Path) -> None:
+    rates = tmp_path / "rates.jsonl"
+
+    def measured(**settings: Any) -> None:
+        rates.unlink(missing_ok=True)
+        with PassRateFile(rates, {"task": "chains", "n": 4, **settings}, Window()) as file:
+            file.append(PassRate("chains/train/0", 4, 2, 0, 12.5, {"correct": 2}))
+
+    measured(model="Qwen/Qwen3-0.6B")
+    said = refused(f"data.pass_rates={rates}")
+    assert "are of model 'Qwen/Qwen3-0.6B', but this run trains 'new:tiny'" in said
+    measured(model=str(model_folder), weights="0123456789abcdef")
+    said = refused(f"data.pass_rates={rates}", f"model={model_folder}")
+    assert "(weights 0123456789abcdef there, " in said
+    measured(model="new:tiny", split="test")
+    assert "with split = 'test', but this run trains with split = 'train'" in refused(f"data.pass_rates={rates}")
+    measured(model="new:tiny", task_args={"terms": [6, 8]})
+    assert "with task_args = {'terms': [6, 8]}, but" in refused(f"data.pass_rates={rates}")
+
+
+def test_pass_rates_that_keep_nothing(refused: Refused, tmp_path: Path) -> None:
+    rates = tmp_path / "rates.jsonl"
+    with PassRateFile(rates, {"task": "chains", "model": "new:tiny", "n": 4}, Window()) as file:
+        file.append(PassRate("chains/train/0", 4, 0, 0, 12.5, {"incorrect": 4}))
+    said = refused(f"data.pass_rates={rates}", "data.problems=20")
+    assert "keeps none of 20 problems within 0.2:0.8" in said
 
 
 def test_wandb_without_wandb(refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
