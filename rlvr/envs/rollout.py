@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 from rlvr.envs.base import Env, Opening, Reply
 from rlvr.envs.dialogue import ChatDialogue, ChatEngine, Dialogue, TokenDialogue
@@ -49,6 +49,7 @@ class RolloutRunner:
         *,
         limits: RolloutLimits | None = None,
     ) -> None:
+        self._chat = engine if isinstance(engine, ChatEngine) else None
         self._engine = engine
         self._renderer = renderer
         self._env = env
@@ -115,11 +116,11 @@ class RolloutRunner:
         return Stop.MAX_TURNS
 
     def _begin(self, opening: Opening) -> Dialogue:
-        if isinstance(self._engine, ChatEngine):
-            return ChatDialogue(self._engine, opening)
+        if self._chat is not None:
+            return ChatDialogue(self._chat, opening)
         if self._renderer is None:
             raise ConfigError("an engine that takes tokens needs a renderer")
-        return TokenDialogue(self._engine, self._renderer, opening)
+        return TokenDialogue(cast(Engine, self._engine), self._renderer, opening)
 
 
 def _taken(dialogue: Dialogue, turn: Turn, reply: Reply) -> Turn:

@@ -43,7 +43,8 @@ def shown(raw: Output, limit: int, tokenizer: Counts | None = None) -> Shown:
     size = limit * (CHARS_PER_TOKEN if tokenizer is not None else 3)
     text, left_out = _bounded(raw, 4 * size)
     text = clean(text)
-    if not left_out and len(text) <= size and _count(text, tokenizer) <= limit:
+    # No tokenizer makes more tokens than there are bytes: most outputs need not be counted.
+    if not left_out and len(text) <= size and (len(text.encode()) <= limit or _count(text, tokenizer) <= limit):
         return Shown(text)
     return Shown(_fitted(text, left_out, limit, size, tokenizer), is_truncated=True)
 

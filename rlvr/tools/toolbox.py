@@ -60,6 +60,7 @@ class Toolbox:
         self._limits = limits or CallLimits()
         self._tokenizer = tokenizer
         self._tools: dict[str, Tool] = {}
+        self._sessions: dict[str, SessionTool] = {}  # those of the tools that keep one
         self._abandoned: set[asyncio.Task[Output]] = set()
         self._stack = contextlib.AsyncExitStack()
 
@@ -85,6 +86,8 @@ class Toolbox:
                     if tool.spec.name in self._tools:
                         raise ConfigError(f"two tools are named {tool.spec.name!r}; a model cannot tell them apart")
                     self._tools[tool.spec.name] = tool
+                    if isinstance(tool, SessionTool):
+                        self._sessions[tool.spec.name] = tool
         except BaseException:
             await self._stack.aclose()
             raise
@@ -94,6 +97,7 @@ class Toolbox:
         for task in self._abandoned:
             task.cancel()
         self._tools.clear()
+        self._sessions.clear()
         await self._stack.aclose()
 
     def open_scope(self) -> Scope:
@@ -166,8 +170,9 @@ class Toolbox:
 
     async def _within_time(self, tool: Tool, arguments: Mapping[str, JSON], scope: Scope) -> Output:
         limit = self._limits.call_s
-        if isinstance(tool, SessionTool):
-            await tool.prepare(scope)
+        session = self._sessions.get(tool.spec.name)
+        if session is not None:
+            await session.prepare(scope)
             limit += _GRACE_S
         task = asyncio.ensure_future(_call(tool, arguments, scope))
         try:
