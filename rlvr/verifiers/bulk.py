@@ -63,7 +63,7 @@ def grade_lines(
     grader = Grader([verifier], workers=workers, timeout_s=timeout_s)
     pays_to_start = grader.grades_chunks and (workers > 1 or grader.has_isolated)
     source = _Source(iter(lines), name, first, alone_cpu_s if pays_to_start else math.inf)
-    return _grade(source, verifier, grader, max(WINDOW, BATCHES_A_WORKER * workers))
+    return _grade(source, verifier, grader, BATCHES_A_WORKER * workers)
 
 
 class _Source:
@@ -97,10 +97,14 @@ class _Source:
             yield line
 
 
-def _grade(source: _Source, verifier: WeightedVerifier, grader: Grader, window: int) -> Generator[Graded, None, None]:
+def _grade(source: _Source, verifier: WeightedVerifier, grader: Grader, batches: int) -> Generator[Graded, None, None]:
+    # What a batch leaves open stands in one queue with the batches: it shall not wait for many of them.
+    under_way = asyncio.Semaphore(batches)
+
     async def work(item: Row | Batch) -> tuple[Graded, str]:
         if isinstance(item, Batch):
-            return await _grade_batch(item, source.name, grader)
+            async with under_way:
+                return await _grade_batch(item, source.name, grader)
         await grader.grade(item.rollout)
         return _graded(item.identity, _verdict_of(item.rollout)), ""
 
@@ -110,7 +114,7 @@ def _grade(source: _Source, verifier: WeightedVerifier, grader: Grader, window: 
         for row in source.rows():
             yield _graded(row.identity, too_long(row.rollout) or call_verifier(found, row.rollout, verifier.settings))
     items = source.all() if is_elsewhere else source.batches()
-    with closing(blocking(in_order(items, work, window=window), grader)) as stream:
+    with closing(blocking(in_order(items, work, window=max(WINDOW, batches)), grader)) as stream:
         for graded, fault in stream:
             yield graded
             if fault:
