@@ -70,7 +70,10 @@ class BubblewrapBackend:
     def _part(self, sockets: Path, slots: int, flavor: Flavor, *users: str) -> Part:
         runner = ["python3", "-s", "-P", "-X", "utf8", "/opt/rlvr/runner"]
         options = ["--listen", "/sock", "--slots", str(slots), "--preload", flavor, *users]
-        return Part([*self._confined("--bind", str(sockets), "/sock"), *runner, *options], sockets, slots)
+        mounts = ["--bind", str(sockets), "/sock"]
+        for slot in range(slots):  # of its own, so that no slot can fill another one's
+            mounts += ["--perms", "0700", "--size", str(FILES_BYTES), "--tmpfs", f"/box/{slot}"]
+        return Part([*self._confined(*mounts), *runner, *options], sockets, slots)
 
     def _confined(self, *mounts: str) -> list[str]:
         rights = ["--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID", "--cap-add", "CAP_KILL"] if self._has_users else []
@@ -88,7 +91,7 @@ class BubblewrapBackend:
             *("--cap-drop", "ALL", *rights),
             *("--ro-bind", str(self._root), "/", "--proc", "/proc", "--dev", "/dev"),
             *("--perms", "1777", "--size", str(FILES_BYTES), "--tmpfs", "/dev/shm"),
-            *("--perms", "0755", "--size", str(8 * FILES_BYTES), "--tmpfs", "/box"),
+            *("--perms", "0755", "--size", "65536", "--tmpfs", "/box"),
             *(*mounts, "--chdir", "/", "--"),
         ]
 

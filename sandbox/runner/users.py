@@ -28,11 +28,13 @@ class Separate:
     def prepare(self, folder):
         """At the start of a slot's server."""
         os.setgroups([])
-        if os.path.isdir(folder):
+        if os.path.isdir(folder) and os.stat(folder).st_gid == self.submission:
             return
-        try:  # no mount was prepared: a folder of the submission's group, because we may not change owners
+        # Owners we may not change, but the group of our own folder: to one that we are in.
+        try:
             os.setresgid(-1, self.submission, -1)
-            os.mkdir(folder, 0o770)
+            os.makedirs(folder, 0o770, exist_ok=True)
+            os.chown(folder, -1, self.submission)
             os.chmod(folder, 0o770)
         finally:
             os.setresgid(-1, 0, -1)

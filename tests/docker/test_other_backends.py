@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -116,6 +117,31 @@ def test_killing_everything_costs_only_the_submission(pools: Callable[[str], San
     done = pool.execute(Program("import os, signal\nos.kill(-1, signal.SIGKILL)\nprint('survived')"), Limits(wall_s=2))
     assert not (done.is_success and done.stdout == b"hello\n")
     assert [pool.execute(HELLO).stdout for _ in range(4)] == [b"hello\n"] * 4
+
+
+@pytest.mark.parametrize("name", CONFINED)
+def test_a_slot_cannot_fill_another_ones_disk(pools: Callable[[str], SandboxPool], name: str) -> None:
+    pool = pools(name)
+    code = """
+import time
+with open('big', 'wb') as file:
+    try:
+        while True:
+            file.write(bytes(1 << 20))
+    except OSError:
+        time.sleep(1)
+"""
+    fill = Program(code)
+    write = Program("open('mine', 'wb').write(bytes(1 << 20)); print('written')")
+
+    async def beside() -> bytes:
+        filling = asyncio.create_task(pool.run(fill, Limits(file_mb=1000)))
+        await asyncio.sleep(0.5)
+        written = await pool.run(write)
+        await filling
+        return written.stdout
+
+    assert asyncio.run(beside()) == b"written\n"
 
 
 def test_a_sandbox_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
