@@ -94,7 +94,9 @@ def _shown(cell: Cell) -> str:
         parts.append(cell.value)
     failure = cell.failure
     if failure is not None:
-        parts.append(cell.traceback.rstrip("\n") or f"{failure.kind}: {failure.message}")
+        # The traceback of a cell that was stopped speaks of the signal that stopped it, not of the time.
+        traceback = "" if cell.status is Status.TIMED_OUT else cell.traceback.rstrip("\n")
+        parts.append(traceback or f"{failure.kind}: {failure.message}")
     if not cell.is_alive:
         parts.append(_LOST)
     text = "\n".join(part for part in parts if part)

@@ -7,6 +7,7 @@ import pytest
 
 from rlvr.errors import SandboxError
 from rlvr.sandbox.jobs import Cell, Failure, Status
+from rlvr.sandbox.shared import make_sandbox, use_sandbox
 from rlvr.tools.parse import Asked
 from rlvr.tools.python import PythonTool
 from rlvr.tools.toolbox import CallLimits, Toolbox
@@ -95,3 +96,32 @@ def test_a_sandbox_that_fails_is_our_fault(sandbox: Any) -> None:
         run(["1"])
     sandbox.is_broken = False
     assert run(["1"])[0][0].answer.text == "1"
+
+
+@pytest.mark.processes
+def test_a_real_session_lives_through_errors_and_time_outs() -> None:
+    cells = ["x = 6\nx * 7", "print(x)\nx + 1", "1 / 0", "while True: pass", "x", "print('a' * 100_000)"]
+    cells.append("import sys\nsys.stdout.buffer.write(b'\\xff\\x1b[31mred')\nNone")
+
+    async def main() -> list[Any]:
+        async with Toolbox([PythonTool()], CallLimits(call_s=0.5, output_tokens=100)) as box:
+            scope = box.open_scope()
+            found = [(await box.run([Asked("python", {"code": cell})], scope))[0] for cell in cells]
+            await scope.close()
+            return found
+
+    sandbox = make_sandbox("unsafe")  # plain processes: enough for code of our own
+    try:
+        with use_sandbox(sandbox):
+            product, both, error, late, alive, long, raw = asyncio.run(main())
+    finally:
+        sandbox.close()
+    assert (product.answer.text, both.answer.text) == ("42", "6\n7")
+    assert "ZeroDivisionError: division by zero" in error.answer.text
+    assert (late.record.status, late.answer.text) == (
+        CallStatus.TIMED_OUT,
+        "TimeoutError: the cell ran for more than 0.5 s",
+    )
+    assert alive.answer.text == "6"
+    assert long.record.is_truncated
+    assert raw.answer.text == "\ufffdred"
