@@ -154,6 +154,7 @@ class DataConfig(_Section):
     keep: tuple[Share, Share] = (0.2, 0.8)  # window of pass rates, when `pass_rates` is set
     problems: Positive | None = None  # the first so many problems of the split; endless tasks: a finite set
     split: str = "train"
+    half_life: Annotated[float, Field(gt=0.0)] = 50.0  # steps after which a sample of a problem's solve rate counts half
 
     @model_validator(mode="after")
     def _window_is_ordered(self) -> DataConfig:

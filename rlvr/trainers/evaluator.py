@@ -46,6 +46,7 @@ class Evaluator:
         self._seed = recipe.seed
         self._max_unscored = recipe.max_unscored
         # Measured under its own temperature, without the truncations that exploration may use.
+        self._training_sampling = sampling
         self._sampling = replace(sampling, temperature=recipe.eval.temperature, top_p=1.0, top_k=0, min_p=0.0)
         self._folder = folder
         self._world = world
@@ -58,6 +59,11 @@ class Evaluator:
     @property
     def is_on(self) -> bool:
         return bool(self.sets)
+
+    @property
+    def samples_like_training(self) -> bool:
+        """Whether its samples speak of the policy that training samples from, with the same temperature and truncations."""
+        return self._sampling == self._training_sampling
 
     async def measure_at(self, step: int, stage: str) -> dict[str, Any]:
         """What the policy can do at `step`: set name -> measurement; read from the run folder if it was measured before.

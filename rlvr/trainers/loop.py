@@ -13,6 +13,7 @@ from rlvr.errors import TrainingError
 from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
 from rlvr.evaluation.observer import Observer
 from rlvr.filtering.curriculum import Curriculum
+from rlvr.filtering.posterior import SolveRates, write_solve_rates
 from rlvr.trainers.batch import rollout_advantages
 from rlvr.trainers.learner import Learner, Reference
 from rlvr.trainers.rollouts import Collected, Collector
@@ -23,8 +24,8 @@ from rlvr.types import JSON, Outcome, StepBatch
 class RlLoop:
     """One reinforcement-learning run, from the session's present step to its last.
 
-    The state between two steps is the session's (weights, optimizer, step), the curriculum's and the reference's; all of
-    it is in every checkpoint.
+    The state between two steps is the session's (weights, optimizer, step), the curriculum's, what is known of the problems'
+    solve rates, and the reference's; all of it is in every checkpoint.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class RlLoop:
         engine: TrainableEngine,
         collector: Collector,
         curriculum: Curriculum,
+        solve_rates: SolveRates,
         learner: Learner,
         reference: Reference | None,
         observer: Observer,
@@ -45,6 +47,7 @@ class RlLoop:
         self._engine = engine
         self._collector = collector
         self._curriculum = curriculum
+        self._solve_rates = solve_rates
         self._learner = learner
         self._reference = reference
         self._observer = observer
@@ -70,8 +73,18 @@ class RlLoop:
                 self._session.save()
                 raise
             self._remember()
-            self._session.checkpoint_if_due()
+            if self._session.checkpoint_if_due():
+                self.write_solve_rates()
         self._session.save()
+
+    def write_solve_rates(self) -> None:
+        """What is known of every problem now, as a file of the run that a person can read.
+
+        Raises:
+            CheckpointError: the disk refuses.
+        """
+        if self._session.world.is_main:
+            write_solve_rates(self._session.folder.solve_rates, self._solve_rates.rows(self._session.step))
 
     async def _evaluate_if_due(self, evaluate: Callable[[], Any]) -> None:
         every, step = self._recipe.eval.every, self._session.step
@@ -86,7 +99,8 @@ class RlLoop:
         if found.failure is not None:
             self._store(found, None)
             raise TrainingError(found.failure)
-        metrics = _metrics(found)
+        metrics = _metrics(found) | {"solve_rate_surprise": self._solve_rates.surprise(found.groups, self._session.step)}
+        self._solve_rates.observe_groups(found.groups, self._session.step)
         if self._recipe.env is not None and self._recipe.env.tools:
             metrics |= found.tally.call_fields()
         batch = self._learner.prepare(found.kept) if found.kept else None
@@ -129,7 +143,7 @@ class RlLoop:
 
     def _remember(self) -> None:
         """What a checkpoint of the present step needs beside weights and optimizer."""
-        state: dict[str, Any] = {"curriculum": self._curriculum.state_dict()}
+        state: dict[str, Any] = {"curriculum": self._curriculum.state_dict(), "solve_rates": self._solve_rates.state_dict()}
         if self._reference is not None and self._recipe.optim.reference_every:
             state["reference"] = self._reference.state_dict()
         self._session.extra_state = state
@@ -138,6 +152,8 @@ class RlLoop:
         state = self._session.extra_state
         if "curriculum" in state:
             self._curriculum.load_state_dict(state["curriculum"])
+        if "solve_rates" in state:
+            self._solve_rates.load_state_dict(state["solve_rates"])
         if "reference" in state and self._reference is not None:
             self._reference.load_state_dict(state["reference"])
 

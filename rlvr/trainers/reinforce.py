@@ -13,12 +13,13 @@ from rlvr.envs.rollout import RolloutRunner
 from rlvr.envs.tasks import Task
 from rlvr.evaluation.observer import Observer
 from rlvr.filtering.curriculum import Uniform
+from rlvr.filtering.posterior import SolveRates
 from rlvr.registry import resolve
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.evaluator import MAIN, Evaluator, gains, without_results
 from rlvr.trainers.learner import Learner, Reference
 from rlvr.trainers.loop import RlLoop
-from rlvr.trainers.plan import check_context, sampling_of
+from rlvr.trainers.plan import check_context, measured_rates, sampling_of
 from rlvr.trainers.rollouts import Collector
 from rlvr.trainers.session import Session
 from rlvr.types import Problem
@@ -64,6 +65,9 @@ class ReinforcementRun:
         for note in task.notes:
             observer.note(note)
         curriculum = Uniform(problems, recipe.seed)
+        self._solve_rates = SolveRates((problem.id for problem in problems), recipe.data.half_life)
+        if (rates := measured_rates(recipe, task)) is not None:
+            self._solve_rates.observe_filter(rates)
         reference = _reference(session, recipe, initial) if algorithm.needs_reference else None
         self._loop = RlLoop(
             session,
@@ -71,6 +75,7 @@ class ReinforcementRun:
             engine=self._engine,
             collector=Collector(runner, curriculum, algorithm, recipe, sampling, session.world),
             curriculum=curriculum,
+            solve_rates=self._solve_rates,
             learner=Learner(session, recipe, algorithm, reference),
             reference=reference,
             observer=observer,
@@ -85,11 +90,20 @@ class ReinforcementRun:
         """
         session, evaluator = self._session, self._evaluator
         async with self._grader, self._env:
-            before = await evaluator.measure_at(0, "held-out problems, before") if evaluator.is_on else {}
-            await self._loop.run(lambda: evaluator.measure_at(session.step, f"held-out problems, step {session.step}"))
-            after = await evaluator.measure_at(session.step, "held-out problems, after") if evaluator.is_on else {}
+            before = await self._evaluate(0, "held-out problems, before") if evaluator.is_on else {}
+            await self._loop.run(lambda: self._evaluate(session.step, f"held-out problems, step {session.step}"))
+            after = await self._evaluate(session.step, "held-out problems, after") if evaluator.is_on else {}
+        self._loop.write_solve_rates()
         await self._engine.close()
         session.results = {"kind": "rl", "grading": self._grader.provenance(), **_comparison(self._recipe, before, after)}
+
+    async def _evaluate(self, step: int, stage: str) -> dict[str, Any]:
+        found = await self._evaluator.measure_at(step, stage)
+        # A resumed run reads what was measured before its checkpoint again, and that is in the checkpoint.
+        if step == self._session.step and self._evaluator.samples_like_training:
+            rows = [row for measured in found.values() for row in measured["results"]]
+            self._solve_rates.observe_evaluation(rows, step)
+        return found
 
 
 def _engine(session: Session, recipe: RunConfig) -> TrainableEngine:

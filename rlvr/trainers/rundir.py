@@ -30,6 +30,7 @@ class RunFolder:
         self.evaluations = path / "evaluations"
         self.summary = path / "summary.json"
         self.report = path / "report.html"
+        self.solve_rates = path / "solve_rates.parquet"
         self.tensorboard = path / "tensorboard"
 
     @classmethod

@@ -92,10 +92,13 @@ class Session:
             self._writers = MetricWriters(self.folder.path, self.recipe.wandb, config, self.step)
         self._writers.write(line)
 
-    def checkpoint_if_due(self) -> None:
+    def checkpoint_if_due(self) -> bool:
+        """Save where the recipe says so, and whether it did."""
         every = self.recipe.checkpoint.every
-        if every and self.step % every == 0:
+        is_due = every > 0 and self.step % every == 0
+        if is_due:
             self.save()
+        return is_due
 
     def save(self) -> None:
         """Checkpoint the present step, unless that was done.

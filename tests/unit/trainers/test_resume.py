@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from rlvr.config import load_recipe, to_toml
+from rlvr.filtering.posterior import read_solve_rates
 from rlvr.trainers.checkpoint import load_state
 from rlvr.trainers.train import resume, train
 
@@ -31,7 +32,8 @@ PROCESSES.set_forkserver_preload(["rlvr.trainers.train", "rlvr.trainers.reinforc
 
 RL = {
     "steps": 6,
-    "eval": {"problems": 4, "n": 2, "k": [1], "every": 3},
+    "data": {"problems": 12, "half_life": 2.5},
+    "eval": {"problems": 4, "n": 2, "k": [1], "every": 3, "split": "train"},  # so that it feeds the solve rates too
     "checkpoint": {"every": 2},
 }
 ALGORITHMS: dict[str, dict[str, Any]] = {
@@ -82,6 +84,7 @@ def result_of(run: Path) -> dict[str, Any]:
         "checkpoints": sorted(path.name for path in (run / "checkpoints").glob("step-*")),
         "weights": (newest / "model.safetensors").read_bytes(),
         "trainer's state": plain(load_state(newest)),
+        "solve rates": read_solve_rates(run / "solve_rates.parquet") if (run / "rollouts").exists() else [],
         "metrics": [without_times(json.loads(line)) for line in (run / "metrics.jsonl").read_text().splitlines()],
         "rollouts": {
             path.name: [without_times(json.loads(row)) for row in gzip.decompress(path.read_bytes()).splitlines()]

@@ -13,9 +13,13 @@ from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from rlvr.engines.subject import Subject
 from rlvr.envs.tasks import load_task
 from rlvr.errors import TrainingError
 from rlvr.evaluation.ledger import read_rollouts
+from rlvr.filtering.filter import FilterRequest, filter_task
+from rlvr.filtering.posterior import read_solve_rates
+from rlvr.filtering.window import Window
 from rlvr.trainers.tiny import tiny_model
 from rlvr.trainers.train import Run, dry_run, resume, train
 
@@ -24,7 +28,7 @@ MakeRecipe = Callable[..., dict[str, Any]]
 METRICS = {
     "step", "reward_mean", "correct_share", "unparsed_share", "truncated_share", "unscored_share", "tokens_mean",
     "verifier_sevens", "rollouts", "tokens", "groups", "groups_dropped", "groups_without_signal", "rounds",
-    "clip_share", "policy_kl", "ratio_max", "entropy", "sampling_kl", "loss", "grad_norm", "lr", "epoch",
+    "clip_share", "policy_kl", "ratio_max", "entropy", "sampling_kl", "loss", "grad_norm", "lr", "epoch", "solve_rate_surprise",
     "time_step_s", "time_generate_s", "time_update_s", "time_tokens_per_s", "time_total_s",
 }  # fmt: skip
 
@@ -178,3 +182,29 @@ def test_a_dry_run_says_the_arithmetic_and_writes_nothing(recipe: MakeRecipe, tm
     assert 1e-4 < counted["peak_learning_rate"] < 4e-4
     assert resolved.task == "chains"
     assert not (tmp_path / "run").exists()
+
+
+def test_filter_groups_and_evaluations_of_training_problems_end_in_one_file_of_solve_rates(
+    recipe: MakeRecipe, base: Path, tmp_path: Path
+) -> None:
+    filtered = filter_task(
+        FilterRequest(Subject(str(base), "chains", max_tokens=8), n=4, limit=6, keep=Window(0, 1), out=tmp_path / "rates.jsonl")
+    )
+    evaluation = {"problems": 3, "n": 2, "k": [1], "split": "train"}
+    data = {"pass_rates": str(filtered.path), "keep": [0, 1], "problems": 6, "half_life": 1.0}
+    run = train(recipe(model=str(base), eval=evaluation, data=data, steps=3))
+    rows = {row.id: row for row in read_solve_rates(run.folder / "solve_rates.parquet")}
+    assert list(rows) == list(filtered.rates.by_id)
+    assert {row.filter for row in rows.values()} == {4}
+    assert sum(row.training for row in rows.values()) == 3 * 16
+    assert [row.evaluation for row in rows.values()] == [4, 4, 4, 0, 0, 0]  # before and after
+    evaluated, untouched = next(iter(rows.values())), list(rows.values())[-1]
+    assert evaluated.step == 3
+    assert untouched.correct + untouched.wrong < untouched.filter + untouched.training  # forgotten in part
+    assert all(row["solve_rate_surprise"] is not None for row in metrics(run))
+
+
+def test_an_evaluation_at_another_temperature_says_nothing_about_the_training_policy(recipe: MakeRecipe) -> None:
+    evaluation = {"problems": 3, "n": 2, "k": [1], "split": "train", "temperature": 0.5}
+    run = train(recipe(eval=evaluation, data={"problems": 6}))
+    assert {row.evaluation for row in read_solve_rates(run.folder / "solve_rates.parquet")} == {0}
