@@ -29,6 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--problem", metavar="ID", help="only this problem; a part of its id is enough")
     parser.add_argument("--outcome", choices=OUTCOMES, help="only rollouts that ended like this")
     parser.add_argument("--limit", type=int, help=f"rollouts to print ({_SHOWN}; with --json all)")
+    parser.add_argument("--solve-rates", action="store_true", help="print what the run knows about each problem's difficulty")
     parser.add_argument("--full", action="store_true", help="print long messages whole")
     parser.add_argument("--json", action="store_true", help="print the stored JSON lines")
 
@@ -38,6 +39,10 @@ def run(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit {args.limit}, but at least one rollout must be asked for")
+    if args.solve_rates:
+        from rlvr.cli.solve_rates import show
+
+        return show(args)
     title, found = _open(Path(args.run), args.step)
     stored = list(found)
     chosen = [one for one in stored if _is_wanted(one, args.problem, args.outcome)]

@@ -61,6 +61,27 @@ def interval_bar(cells: Sequence[tuple[str, float, float | None, float | None]])
     return f'<svg class="interval" viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(marks)}</svg>'
 
 
+def histogram(shares: Sequence[float], label: str, *, bins: int = 10) -> str:
+    """How many of the values in [0, 1] lie in each of `bins` equal parts; 1 lies in the last. `label` is for screen readers."""
+    counts = [0] * bins
+    for share in shares:
+        counts[min(int(share * bins), bins - 1)] += 1
+    ticks = nice_ticks(0.0, max(*counts, 1))
+    plot = _Plot(0.0, 1.0, ticks[0], ticks[-1])
+    marks = [plot.horizontal(tick, f"{tick:g}") for tick in ticks if tick == round(tick)]
+    for index, count in enumerate(counts):
+        left, right, top = plot.x(index / bins) + 1, plot.x((index + 1) / bins) - 1, plot.y(count)
+        size = f'width="{right - left:.1f}" height="{plot.y(0.0) - top:.1f}"'
+        marks.append(f'<rect class="bar" x="{left:.1f}" y="{top}" {size}/>')
+    for share in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0):
+        marks.append(plot.label(share, f"{100 * share:.0f} %"))
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label, quote=True)}">'
+        + "".join(marks)
+        + "</svg>"
+    )
+
+
 def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     """Round numbers, equally spaced, that enclose [low, high]; about `count` of them.
 
@@ -137,4 +158,7 @@ class _Plot:
         )
 
     def step_label(self, step: int) -> str:
-        return f'<text class="tick" x="{self.x(step)}" y="{HEIGHT - 6}" text-anchor="middle">{step}</text>'
+        return self.label(step, str(step))
+
+    def label(self, value: float, text: str) -> str:
+        return f'<text class="tick" x="{self.x(value)}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(text)}</text>'

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.errors import EvaluationError, boundary
-from rlvr.evaluation.charts import interval_bar
+from rlvr.evaluation.charts import histogram, interval_bar
 from rlvr.evaluation.headline import Cell, Row, duration, headline
 from rlvr.evaluation.printable import printable_html
 from rlvr.evaluation.report_curves import curves
@@ -52,6 +52,7 @@ def render_report(folder: RunFolder) -> str:
         _tiles(rows, summary, metrics),
         _table(rows),
         curves(metrics, folder.evaluations()),
+        _difficulty(folder.solve_rates()),
         samples(folder),
         _record("Recipe", folder.config_text()),
         _record("Environment", json.dumps(environment, indent=2) if environment else ""),
@@ -164,6 +165,18 @@ def _value_and_range(cell: str) -> str:
     value, bracket, interval = cell.partition("[")
     shown = printable_html(value.strip())
     return f'{shown}<span class="range">{printable_html(bracket + interval)}</span>' if bracket else shown
+
+
+def _difficulty(means: Sequence[float]) -> str:
+    if not means:
+        return ""
+    return (
+        '<h2>Difficulty at the end</h2><section class="charts"><figure class="card"><figcaption>'
+        f'<span class="name">Training problems by expected solve rate</span><span class="last">{len(means):,}</span>'
+        f"</figcaption>{histogram(means, 'Training problems by expected solve rate')}</figure></section>"
+        '<p class="note">Of the problems that were sampled. Each is believed from its samples, old ones counting less: '
+        "<code>rlvr view RUN --solve-rates</code>.</p>"
+    )
 
 
 def _record(name: str, content: str) -> str:

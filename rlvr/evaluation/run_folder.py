@@ -83,6 +83,21 @@ class RunFolder:
                 found[int(match[1])] = measured
         return found
 
+    def solve_rates(self) -> list[float]:
+        """Expected solve rate of every training problem that was sampled; empty where the run wrote none.
+
+        Raises:
+            EvaluationError: the file is damaged.
+        """
+        path = self.path / "solve_rates.parquet"
+        if not path.is_file():
+            return []
+        import pyarrow.parquet as pq
+
+        with boundary(EvaluationError, f"{path} cannot be read"):
+            means: list[float] = pq.read_table(path, columns=["mean"])["mean"].to_pylist()
+        return means
+
     def _step_files(self) -> dict[int, Path]:
         folder = self.path / "rollouts"
         found = [(match, path) for path in folder.glob("step-*") if (match := _STEP_FILE.fullmatch(path.name))]

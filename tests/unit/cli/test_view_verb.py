@@ -7,6 +7,7 @@ import pytest
 
 from rlvr.cli.main import main
 from rlvr.evaluation.ledger import rollout_from_json, rollout_to_json, write_rollouts
+from rlvr.filtering.posterior import SolveRates, write_solve_rates
 from rlvr.types import Completion, FinishReason, Message, Problem, Rollout, Stop, Turn, Verdict
 
 
@@ -108,3 +109,38 @@ def test_the_report_verb_prints_the_path_of_the_page(run: Path, capsys: pytest.C
     assert main(["report", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {"report": str(run / "report.html")}
     assert "question a" in (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def known(run: Path) -> Path:
+    rates = SolveRates(["easy", "[bold]hard", "middle"], 10)
+    rates.observe_evaluation([{"id": "easy", "correct": 16, "scored": 16}, {"id": "middle", "correct": 4, "scored": 8}], 0)
+    rates.observe_evaluation([{"id": "[bold]hard", "correct": 0, "scored": 16}], 4)
+    write_solve_rates(run / "solve_rates.parquet", rates.rows(4))
+    return run
+
+
+def test_solve_rates_are_printed_hardest_first(known: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["view", str(known), "--solve-rates"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.index("[bold]hard") < printed.index("middle") < printed.index("easy")
+    assert " 0-10 %" in printed
+    assert "3 problems that were sampled" in printed
+    assert main(["view", str(known / "solve_rates.parquet"), "--solve-rates", "--limit", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "easy" not in printed
+    assert "2 more than shown" in printed
+
+
+def test_solve_rates_as_json_are_the_rows_of_the_file(known: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["view", str(known), "--solve-rates", "--problem", "hard", "--json"]) == 0
+    [row] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert (row["id"], row["wrong"], row["evaluation"]) == ("[bold]hard", 16, 16)
+    assert main(["view", str(known), "--solve-rates", "--problem", "nothing"]) == 1
+
+
+def test_solve_rates_that_are_not_there_are_a_usage_error(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["view", str(run), "--solve-rates"]) == 2
+    assert "solve_rates.parquet does not exist" in capsys.readouterr().err
+    assert main(["view", str(run), "--solve-rates", "--step", "2"]) == 2
+    assert "do not apply" in capsys.readouterr().err

@@ -5,6 +5,8 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from rlvr.errors import ConfigError, EvaluationError
@@ -159,3 +161,18 @@ def test_the_kind_of_a_rollout_says_what_matters_most() -> None:
     assert kind_of(rollout(Verdict.incorrect(), stop=Stop.LENGTH)) == "truncated"
     assert kind_of(rollout(Verdict.error("hung"))) == "unscored"
     assert kind_of(rollout(Verdict.partial(0.5))) == "partial"
+
+
+def test_the_difficulty_of_the_problems_is_drawn_where_the_run_knows_it(run: Path) -> None:
+    assert "Difficulty" not in write_report(run).read_text()
+    pq.write_table(pa.table({"id": ["a", "b", "c"], "mean": [0.03, 0.5, 0.97]}), run / "solve_rates.parquet")
+    page = write_report(run).read_text()
+    assert "Difficulty at the end" in page
+    heights = [float(height) for height in re.findall(r'class="bar" .*?height="([0-9.]+)"', page)]
+    assert [height > 0 for height in heights] == [True, *[False] * 4, True, *[False] * 3, True]
+
+
+def test_a_damaged_file_of_solve_rates_is_named(run: Path) -> None:
+    (run / "solve_rates.parquet").write_bytes(b"PAR1")
+    with pytest.raises(EvaluationError, match=r"solve_rates\.parquet cannot be read"):
+        write_report(run)
