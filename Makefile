@@ -1,7 +1,7 @@
 # Thin: every target does its own set-up, and everything else lives in the package.
 PYTHON ?= python3
 SEED ?= 0
-BENCH ?= startup update_packing rollout_speed trl_step
+BENCH ?= startup update_packing rollout_speed trl_step tool_rollouts
 BIN := .venv/bin
 STAMP := .venv/.installed
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rlvr.config import OptimConfig, RolloutConfig
     from rlvr.evaluation.evaluate import evaluate
+    from rlvr.tools.function import tool
     from rlvr.trainers import algorithms
     from rlvr.trainers.train import train
     from rlvr.types import Completion, Group, Message, Outcome, Problem, Rollout, Segment, Turn, Verdict
@@ -29,6 +30,7 @@ _HOME = {
     "Verdict": "rlvr.types",
     "RolloutConfig": "rlvr.config",
     "OptimConfig": "rlvr.config",
+    "tool": "rlvr.tools.function",
     "verifier": "rlvr.verifiers.base",
     "grade": "rlvr.verifiers.api",
     "evaluate": "rlvr.evaluation.evaluate",
@@ -39,7 +41,7 @@ _HOME = {
 
 __all__ = [
     "Completion", "Group", "Message", "OptimConfig", "Outcome", "Problem", "Rollout", "RolloutConfig", "Segment",
-    "Turn", "Verdict", "algorithms", "evaluate", "grade", "train", "verifier",
+    "Turn", "Verdict", "algorithms", "evaluate", "grade", "tool", "train", "verifier",
 ]  # fmt: skip
 
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from rlvr.config import EngineConfig, EnvConfig, ModelConfig, VerifierConfig
 from rlvr.engines.base import TrainableEngine
+from rlvr.envs.base import Opening
 from rlvr.envs.make import EnvMaker
 from rlvr.envs.renderer import Renderer, Tokenizer
 from rlvr.envs.rollout import RolloutRunner
@@ -110,7 +111,7 @@ async def open_subject(
         stack.push_async_callback(speaker.engine.close)
         env = await stack.enter_async_context(speaker.env or EnvMaker(config, speaker.renderer))
         if speaker.renderer is not None:
-            check_context(problems, speaker.renderer, sampling.max_tokens, speaker.max_context)
+            check_context(problems, speaker.renderer, sampling.max_tokens, speaker.max_context, env.opening)
         yield OpenSubject(
             runner=RolloutRunner(speaker.engine, speaker.renderer, env, grader, limits=env.limits),
             tokenizer=speaker.renderer.tokenizer if speaker.renderer is not None else None,
@@ -159,14 +160,17 @@ def _remote(subject: Subject, make_engine: Any) -> _Speaker:
     return _Speaker(engine, None, 0, (), {"checkpoint": subject.model, "template": "the server's"})
 
 
-def check_context(problems: Sequence[Problem], renderer: Renderer, max_tokens: int, context: int) -> None:
+def check_context(
+    problems: Sequence[Problem], renderer: Renderer, max_tokens: int, context: int, opening: Callable[[Problem], Opening]
+) -> None:
     """Refuse prompts that leave no room for an answer of `max_tokens`; the longest by characters stands for all.
 
     Raises:
         ConfigError: names the prompt, the limit and the model's context.
     """
     longest = max(problems[:_PROMPTS_CHECKED], key=lambda problem: sum(len(message.content) for message in problem.prompt))
-    prompt = len(renderer.prompt_ids(longest.prompt))
+    begun = opening(longest)
+    prompt = len(renderer.prompt_ids(begun.messages, begun.tools))
     if prompt + max_tokens > context:
         raise ConfigError(
             f"max_tokens = {max_tokens} and a prompt of {prompt} tokens (problem {longest.id}) do not fit into the model's "

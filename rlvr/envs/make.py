@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 from rlvr.config import EnvConfig
-from rlvr.envs.base import Env
+from rlvr.envs.base import Env, Opening
 from rlvr.envs.renderer import Renderer
 from rlvr.envs.rollout import RolloutLimits
 from rlvr.envs.tool_port import ToolPort
@@ -19,7 +19,7 @@ from rlvr.tools.base import ToolReference, check_settings, make_tool
 from rlvr.tools.formats import FORMATS, format_for, format_named
 from rlvr.tools.parse import ToolFormat
 from rlvr.tools.toolbox import CallLimits, Toolbox
-from rlvr.types import JSON
+from rlvr.types import JSON, Problem
 
 PORT = "tools"  # the parameter through which an environment gets the run's tools
 
@@ -40,10 +40,7 @@ class EnvMaker:
     def __init__(self, config: EnvConfig, renderer: Renderer | None) -> None:
         self._config = config
         self._renderer = renderer
-        self._plugin = resolve("envs", config.plugin)
-        _check(self._plugin, config)
-        if config.format != "auto":
-            format_named(config.format)
+        self._plugin = check_env_config(config)
         limits = CallLimits(config.limits.call_s, config.limits.output_tokens)
         tools = [make_tool(ToolReference.parse(tool)) for tool in config.tools]
         self._toolbox = Toolbox(tools, limits, tokenizer=renderer.tokenizer if renderer is not None else None)
@@ -61,6 +58,12 @@ class EnvMaker:
             raise ConfigError("the environments are not ready: use their maker inside its `async with` block")
         env: Env = self._factory() if self._factory is not None else self._plugin.target(**self._settings())
         return env
+
+    def opening(self, problem: Problem) -> Opening:
+        """The opening with what the model is told about its tools, without starting an environment: to measure its prompt."""
+        if self._port is None:
+            return Opening(problem.prompt)
+        return self._port.opening(problem, describe=bool(self._config.args.get("describe", True)))
 
     def provenance(self) -> dict[str, JSON]:
         """What decides a rollout beside the model: environment, settings, tools as the model saw them, limits."""
@@ -116,6 +119,22 @@ class EnvMaker:
         if self._config.format != "auto":
             return format_named(self._config.format)
         return format_for(chat_template, self._toolbox.specs) if self._renderer is not None else FORMATS["hermes"]
+
+
+def check_env_config(config: EnvConfig) -> Plugin:
+    """What can be checked of an `[env]` without opening anything; returns the environment's plugin.
+
+    Raises:
+        PluginError: no such environment or tool, or one that is broken.
+        ConfigError: a setting or format that there is not, or tools that do not go with the environment.
+    """
+    plugin = resolve("envs", config.plugin)
+    if config.format != "auto":
+        format_named(config.format)
+    for tool in config.tools:
+        resolve("tools", ToolReference.parse(tool).name)
+    _check(plugin, config)
+    return plugin
 
 
 def _check(plugin: Plugin, config: EnvConfig) -> None:

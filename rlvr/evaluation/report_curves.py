@@ -37,6 +37,8 @@ _FIRST = (
     _Curve("tokens_mean", "Response length, tokens"),
     _Curve("truncated_share", "Truncated", _percent),
     _Curve("unparsed_share", "Without a readable answer", _percent),
+    _Curve("useful_call_share", "With a tool call that worked", _percent),
+    _Curve("calls_mean", "Tool calls per rollout"),
     _Curve("unscored_share", "Unscored (our fault)", _percent),
     _Curve("entropy", "Entropy, nats per token"),
     _Curve("loss", "Loss", _small),

@@ -247,6 +247,9 @@ def bind(spec: ToolSpec, asked: Asked) -> tuple[dict[str, JSON], str]:
         wanted = properties.get(name, {}).get("type") if isinstance(properties.get(name), Mapping) else None
         if isinstance(wanted, str) and not _is_of(value, wanted):
             return arguments, f"{name} must be {_article(wanted)}, got {repr(value)[:60]}"
+        out_of_range = _out_of_range(value, properties[name])
+        if out_of_range:
+            return arguments, f"{name} must be {out_of_range}, got {repr(value)[:60]}"
     return arguments, ""
 
 
@@ -256,6 +259,21 @@ def _is_of(value: JSON, wanted: str) -> bool:
     if wanted == "integer" and isinstance(value, float):
         return value.is_integer()
     return isinstance(value, _TYPES.get(wanted, (object,)))
+
+
+def _out_of_range(value: JSON, schema: JSON) -> str:
+    """What the value of an argument should be, where its schema has choices or bounds that it misses."""
+    if not isinstance(schema, Mapping):
+        return ""
+    choices, low, high = (schema.get(key) for key in ("enum", "minimum", "maximum"))
+    if isinstance(choices, list) and value not in choices:
+        return f"one of {', '.join(map(repr, choices))[:200]}"
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        if isinstance(low, int | float) and value < low:
+            return f"at least {low}"
+        if isinstance(high, int | float) and value > high:
+            return f"at most {high}"
+    return ""
 
 
 def _article(kind: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rlvr.config import EnvConfig, Recipe, RunConfig, SftConfig
+from rlvr.envs.base import Opening
+from rlvr.envs.make import check_env_config
 from rlvr.envs.renderer import Renderer
 from rlvr.envs.tasks import Task
 from rlvr.errors import ConfigError
@@ -22,7 +24,7 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
 
     Raises:
         ConfigError: settings that contradict each other or the algorithm.
-        PluginError: there is no such engine.
+        PluginError: there is no such engine, environment or tool.
     """
     if isinstance(recipe, SftConfig) or algorithm is None:
         return recipe
@@ -56,6 +58,7 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
         }
     )
     env = recipe.env or task.env or EnvConfig()
+    check_env_config(env)
     return recipe.model_copy(update={"rollout": filled, "verifiers": verifiers, "env": env})
 
 
@@ -103,14 +106,21 @@ def measured_rates(recipe: RunConfig, task: Task) -> PassRates | None:
     )
 
 
-def check_context(problems: Sequence[Problem], renderer: Renderer, max_tokens: int, context: int) -> None:
-    """Refuse prompts that leave no room for an answer of `max_tokens`.
+def check_context(
+    problems: Sequence[Problem],
+    renderer: Renderer,
+    max_tokens: int,
+    context: int,
+    opening: Callable[[Problem], Opening] = lambda problem: Opening(problem.prompt),
+) -> None:
+    """Refuse prompts that leave no room for an answer of `max_tokens`; `opening` says what stands in them.
 
     Raises:
         ConfigError: names the longest prompt, the limit and the model's context.
     """
     longest = max(problems, key=lambda problem: sum(len(message.content) for message in problem.prompt))
-    prompt = len(renderer.prompt_ids(longest.prompt))
+    begun = opening(longest)
+    prompt = len(renderer.prompt_ids(begun.messages, begun.tools))
     if prompt + max_tokens > context:
         raise ConfigError(
             f"rollout.max_tokens = {max_tokens} and a prompt of {prompt} tokens (problem {longest.id}) do not fit into the "

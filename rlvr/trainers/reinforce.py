@@ -60,7 +60,9 @@ class ReinforcementRun:
         self._evaluator = Evaluator(
             runner, recipe, task, sampling, session.folder, session.world, observer, self._grader.provenance()
         )
-        for asked in (problems, *self._evaluator.sets.values()):
+        self._asked = (problems, *self._evaluator.sets.values())
+        self._max_tokens = sampling.max_tokens
+        for asked in self._asked:
             check_context(asked, session.renderer, sampling.max_tokens, session.max_context)
         for note in task.notes:
             observer.note(note)
@@ -90,6 +92,8 @@ class ReinforcementRun:
         """
         session, evaluator = self._session, self._evaluator
         async with self._grader, self._env:
+            for asked in self._asked:  # again, with what the prompts say about tools
+                check_context(asked, session.renderer, self._max_tokens, session.max_context, self._env.opening)
             before = await self._evaluate(0, "held-out problems, before") if evaluator.is_on else {}
             await self._loop.run(lambda: self._evaluate(session.step, f"held-out problems, step {session.step}"))
             after = await self._evaluate(session.step, "held-out problems, after") if evaluator.is_on else {}

@@ -221,3 +221,47 @@ def test_a_server_over_http_is_called_like_one_over_stdio(http_server: str) -> N
         found = run(McpServer(url=http_server, headers=headers), [Asked("add", {"a": 1, "b": 2}), Asked("refuse", {"why": "no"})])
         assert [one.record.status for one in found] == [CallStatus.OK, CallStatus.FAILED]  # type: ignore[union-attr]
         assert texts(found)[0] == "3"
+
+
+def test_a_server_that_dies_in_a_rollout_leaves_that_rollout_unscored_and_the_others_go_on(script: Path) -> None:
+    from rlvr.config import EnvConfig
+    from rlvr.envs.make import EnvMaker
+    from rlvr.envs.renderer import Renderer
+    from rlvr.envs.rollout import RolloutRunner
+    from rlvr.testing import ScriptedEngine
+    from rlvr.trainers.tiny import tiny_tokenizer
+    from rlvr.types import Message, Problem, Rollout, Sampling, Verdict
+
+    class Grader:
+        async def grade(self, rollout: Rollout) -> None:
+            rollout.verdicts = {"any": Verdict.correct() if rollout.error is None else Verdict.error(rollout.error)}
+
+    tokenizer = tiny_tokenizer("".join(chr(code) for code in range(32, 127)) + "\n")
+    tokenizer.eos_token = "<eos>"
+    died = False
+
+    def says(prompt: tuple[int, ...], sampling: Any) -> list[int]:
+        nonlocal died
+        text = tokenizer.decode(list(prompt))
+        call = '{"name": "add", "arguments": {"a": 1, "b": 2}}'
+        if "die" in text:
+            call, died = '{"name": "die", "arguments": {}}', True
+        said = "done" if text.endswith("\n3\n") else f"<tool_call>{call}</tool_call>"
+        return tokenizer.encode(said + "<eos>", add_special_tokens=False)
+
+    async def main() -> list[Rollout]:
+        renderer = Renderer(tokenizer)
+        tool = {"name": "mcp", "command": [sys.executable, str(script)]}
+        config = EnvConfig(tools=(tool,), format="hermes", args={"describe": False})
+        async with EnvMaker(config, renderer) as env:
+            runner = RolloutRunner(ScriptedEngine(says), renderer, env, Grader(), limits=env.limits)
+            return [
+                await runner.run(Problem(name, (Message("user", name),), ""), 0, Sampling(max_tokens=500))
+                for name in ("a", "die", "b")
+            ]
+
+    before, broken, after = asyncio.run(main())
+    assert died
+    assert [one.is_scored for one in (before, broken, after)] == [True, False, True]
+    assert "died during a call of die" in str(broken.error)
+    assert [call.status for call in after.calls] == [CallStatus.OK]

@@ -218,7 +218,12 @@ SPEC = ToolSpec(
     "",
     {
         "type": "object",
-        "properties": {"a": {"type": "integer"}, "b": {"type": "number"}, "c": {"type": ["string", "null"]}, "d": {}},
+        "properties": {
+            "a": {"type": "integer", "maximum": 40},
+            "b": {"type": "number", "minimum": 0},
+            "c": {"type": ["string", "null"], "enum": ["C", "F", None]},
+            "d": {},
+        },
         "required": ["a"],
     },
 )
@@ -232,6 +237,9 @@ SPEC = ToolSpec(
         (Asked("f", {"a": 1.0, "b": 2.5, "c": None, "d": [{}]}), {"a": 1.0, "b": 2.5, "c": None, "d": [{}]}, ""),
         (Asked("f", {"a": True}), None, "a must be an integer, got True"),
         (Asked("f", {"a": 1.5}), None, "a must be an integer, got 1.5"),
+        (Asked("f", {"a": 41}), None, "a must be at most 40, got 41"),
+        (Asked("f", {"a": 1, "b": -0.5}), None, "b must be at least 0, got -0.5"),
+        (Asked("f", {"a": 1, "c": "K"}), None, "c must be one of 'C', 'F', None, got 'K'"),
         (Asked("f", {"b": 1}), None, "a is missing"),
         (Asked("f", {"a": 1, "e": 2}), None, "there is no argument e; it has a, b, c, d"),
         (Asked("f", {"a": 1}, positional=(2,)), None, "a was given twice"),
