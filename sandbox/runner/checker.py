@@ -128,10 +128,9 @@ def _write_back(mine, theirs):
         mine.update(theirs)
 
 
-def entry(link, name):
-    """A stand-in for one function or class of the submission; the test tells which by the name it gives it."""
+def entry(link, name, *, is_class):
+    """A stand-in for one function or class of the submission."""
     short = name.split(".")[-1]
-    is_class = short[:1].isupper()
 
     def call(*args, **kwargs):
         value = link.apply({"op": "call", "function": name}, args, kwargs, VALUE_NAMES)
@@ -141,9 +140,27 @@ def entry(link, name):
     return call
 
 
-def _compiled(source):
+def _uses_objects(tree):
+    """Whether tests ask for an attribute that neither a module nor a plain value has: then they are about a class."""
+    modules = {
+        (alias.asname or alias.name).split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    return any(
+        node.attr not in VALUE_NAMES and _root(node) not in modules for node in ast.walk(tree) if isinstance(node, ast.Attribute)
+    )
+
+
+def _root(node):
+    while isinstance(node, ast.Attribute):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def _compiled(tree):
     """Test code that settles before each of its statements."""
-    tree = ast.parse(source, "<tests>")
     for node in ast.walk(tree):
         for field in ("body", "orelse", "finalbody"):
             block = getattr(node, field, None)
@@ -166,7 +183,9 @@ def check(wanted):
     verdict = {"nonce": wanted["nonce"], "passed": [], "failures": [], "checked": False, "unsupported": "", "fatal": None}
     space = {"__builtins__": builtins, "__name__": "__tests__", SETTLE: link.settle}
     try:
-        chunks = [_compiled(chunk) for chunk in (wanted["setup"], *wanted["tests"], wanted["finish"])]
+        trees = [ast.parse(chunk, "<tests>") for chunk in (wanted["setup"], *wanted["tests"], wanted["finish"])]
+        has_objects = any(map(_uses_objects, trees))
+        chunks = [_compiled(tree) for tree in trees]
     except (SyntaxError, ValueError, RecursionError) as error:
         verdict["fatal"] = _described(error)
         return verdict
@@ -178,7 +197,7 @@ def check(wanted):
         verdict.update(checked=True, failures=[_said(loaded["e"])], passed=[False])
         return verdict
     for name in wanted["entry_points"]:
-        space[name] = entry(link, name)
+        space[name] = entry(link, name, is_class=has_objects and name.split(".")[-1][:1].isupper())
     try:
         exec(chunks[0], space)
     except CannotPass as error:

@@ -139,6 +139,10 @@ FILES = {
             while True:
                 file.write(bytes(1 << 20))
     """,
+    "too many files in shared memory": """
+        for number in range(1_000_000):
+            open(f"/dev/shm/{number}", "w").close()
+    """,
     "the folder itself": """
         import os, shutil
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.docker.attacks.model import Attack, Naive, named
-from tests.docker.attacks.tasks import AREA, DIGITS, ORDER, PICK, ROWS, SPLIT, TALLY, ZERO, text
+from tests.docker.attacks.tasks import AREA, DIGITS, ORDER, PICK, ROWS, SPLIT, SPLIT_LIKE_A_CLASS, TALLY, ZERO, text
 
 BY_CODE = (Naive.EXIT, Naive.FLAG)
 
@@ -228,6 +228,14 @@ CHANGING = named("changing", {
         def split(n):
             return Pair(n)
     """, task=SPLIT),
+    "a class with items that change": _attack("""
+        class Split:
+            def __init__(self, n):
+                self.answers = iter([1, n, 2, 2])
+
+            def __getitem__(self, index):
+                return next(self.answers)
+    """, task=SPLIT_LIKE_A_CLASS),
     "another iterator every time": _attack("""
         class Items:
             def __init__(self, xs, total):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 
 from tests.docker.attacks.model import FunctionTask, ProgramTask
 
@@ -143,6 +144,9 @@ SPLIT = FunctionTask(
     """),
 )
 
+# A name that begins as a class's does: nothing of the submission decides that it is one.
+SPLIT_LIKE_A_CLASS = replace(SPLIT, function="Split", solution=SPLIT.solution.replace("def split", "def Split"))
+
 PICK = FunctionTask(
     function="pick",
     solution=text("""
@@ -188,7 +192,7 @@ REFUSE = FunctionTask(
     """),
 )
 
-FUNCTION_TASKS = (TALLY, ROWS, AREA, NAME, LETTERS, ORDER, DIGITS, ZERO, SPLIT, PICK, REFUSE)
+FUNCTION_TASKS = (TALLY, ROWS, AREA, NAME, LETTERS, ORDER, DIGITS, ZERO, SPLIT, SPLIT_LIKE_A_CLASS, PICK, REFUSE)
 
 SUM = ProgramTask(
     solution="import sys\nprint(7 * sum(int(x) ** 3 for x in sys.stdin.read().split()) + 11)\n",
