@@ -39,6 +39,7 @@ def main():
     if options.wait:
         _wait_for_attached()
     confine.forbid_new_privileges()
+    confine.close_doors()
     if options.users != "separate":
         confine.hide_memory()  # the supervisor has the submissions' user, too
     os.umask(0o022)

@@ -291,6 +291,10 @@ CALLS = named("system call", {
         if libc.semget(0, 1, 0o1600) >= 0:
             print("FOOLED")
     """),
+    "a terminal": _call("""
+        os.openpty()
+        print("FOOLED")
+    """),
     "the folder of message queues": _call("""
         os.open("/dev/mqueue/left", os.O_CREAT | os.O_RDWR)
         print("FOOLED")
