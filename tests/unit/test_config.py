@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlvr.config import EvalConfig, OptimConfig, Recipe, RunConfig, SftConfig, leaves, load_recipe, to_toml
+from rlvr.config import EvalConfig, OptimConfig, Recipe, RunConfig, SftConfig, env_config, leaves, load_recipe, to_toml
 from rlvr.errors import ConfigError
 
 BASE = {"model": "new:tiny", "task": "chains"}
@@ -258,3 +258,33 @@ def test_sections_check_their_values_in_python_too() -> None:
         OptimConfig(lr=-1.0)
     with pytest.raises(ValueError, match="pass@k needs n >= k"):
         EvalConfig(n=2, k=(4,))
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"tools": ["calculator"], "format": "code", "args": {"describe": False}, "limits": {"calls": 2, "wall_s": 1.5}},
+        {"tools": ["calculator", {"name": "mcp", "command": ["a", "b"], "env": {"K": "v"}}]},
+        {"tools": [{"name": "search", "corpus": "wiki.jsonl"}, {"name": "python"}]},
+        {"name": "multi_turn", "args": {"partner": "feedback", "settings": {"which": "public"}}},
+    ],
+)
+def test_an_environment_survives_the_resolved_recipe(env: dict[str, Any], tmp_path: Path) -> None:
+    recipe = load_recipe({"model": "m", "task": "gsm8k", "env": env})
+    path = tmp_path / "config.toml"
+    path.write_text(to_toml(recipe.model_dump(exclude_none=True)))
+    assert load_recipe(path) == recipe
+
+
+def test_an_environment_may_be_a_name_and_a_tool_may_stand_alone() -> None:
+    recipe = load_recipe({"model": "m", "task": "gsm8k"}, ["env=multi_turn", "env.tools=calculator", "env.limits.calls=3"])
+    assert isinstance(recipe, RunConfig)
+    assert recipe.env is not None
+    assert (recipe.env.plugin, recipe.env.tools, recipe.env.limits.calls) == ("multi_turn", ("calculator",), 3)
+    assert env_config(["tool_use", "tools=python", "limits.call_s=5"]).limits.call_s == 5
+    for wrong, reason in [
+        ("limits.call=1", "unknown key 'limits.call'; did you mean 'limits.calls'"),
+        ("limits.calls=0", "limits.calls = 0"),
+    ]:
+        with pytest.raises(ConfigError, match=reason):
+            env_config([wrong])
