@@ -5,7 +5,8 @@ from __future__ import annotations
 from tests.docker.attacks.model import Machine, Naive, named
 from tests.docker.attacks.tasks import text
 
-PARENT = "import os, signal\nparent = os.getppid()\n"
+# 0: it lives in another process-id namespace, and as an argument would mean the caller itself.
+PARENT = "import os, signal\nparent = os.getppid()\nif not parent:\n    raise SystemExit\n"
 
 
 def _on_server(code: str, witness: str = "", *, is_deadly: bool = False) -> Machine:
@@ -332,7 +333,7 @@ SECRETS = named("secret", {
         def find():
             word = b"SECRET" + bytes([45])
             for pid in os.listdir("/proc"):
-                if not pid.isdigit() or int(pid) == os.getpid():
+                if not pid.isdigit() or pid == os.readlink("/proc/self"):
                     continue
                 try:
                     if word in open(f"/proc/{pid}/environ", "rb").read():
