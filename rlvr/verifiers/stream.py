@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
@@ -122,10 +123,22 @@ def blocking(stream: AsyncIterator[R], grader: Grader) -> Generator[R, None, Non
     """`stream` for code without an event loop. Close the iterator, or exhaust it, to stop the grader's workers."""
     with asyncio.Runner() as runner:
         try:
-            while not isinstance(found := runner.run(_next(stream)), _End):
+            while not isinstance(found := _wait(runner.get_loop(), _next(stream)), _End):
                 yield found
         finally:
             runner.run(_close(stream, grader))
+
+
+def _wait(loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, R]) -> R:
+    """As `asyncio.Runner.run`, which sets a signal handler each time: that costs more than most items of a stream do."""
+    task = loop.create_task(work)
+    try:
+        return loop.run_until_complete(task)
+    finally:
+        if not task.done():  # interrupted
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                loop.run_until_complete(task)
 
 
 async def _next(stream: AsyncIterator[R]) -> R | _End:

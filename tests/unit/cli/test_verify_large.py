@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
@@ -180,3 +181,31 @@ def test_progress_is_on_standard_error_and_verdicts_alone_on_standard_output(tmp
     assert outcomes(out) == expected(50)
     assert "50 graded" in shown
     assert "8 incorrect" in shown
+
+
+@pytest.mark.processes
+def test_ctrl_c_ends_it_at_once_and_leaves_no_worker_behind(tmp_path: Path) -> None:
+    file, out = write(tmp_path / "in.jsonl", 5), tmp_path / "out.jsonl"
+    command = [sys.executable, "-m", "rlvr", "verify", "math", "-"]
+    # Started by a background job, the tests inherit an ignored SIGINT, and so would the run.
+    listening = functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with (
+        Path(file).open() as lines,
+        out.open("w") as answers,
+        subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=answers, stderr=subprocess.PIPE, text=True, preexec_fn=listening
+        ) as run,
+    ):
+        assert run.stdin is not None
+        assert run.stderr is not None
+        run.stdin.write(lines.read() + json.dumps({"id": 5, "answer": "\\int_0^1 x dx", "response": "\\boxed{1/2}"}) + "\n")
+        run.stdin.flush()
+        while out.read_text().count("\n") < 6:
+            assert run.poll() is None
+            os.sched_yield()
+        workers = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        run.send_signal(signal.SIGINT)
+        assert run.wait(timeout=30) == 130
+        assert run.stderr.read().strip() == "interrupted"
+    assert workers
+    assert not any(os.path.exists(f"/proc/{worker}") for worker in workers)
