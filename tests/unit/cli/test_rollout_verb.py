@@ -98,7 +98,17 @@ def test_the_printed_rollout_has_calls_in_frames_and_every_masked_token(
 
 def test_a_problem_is_chosen_by_number_by_id_or_by_a_part_of_it(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for wanted, found in [("0", "one"), ("1", "two"), ("one", "one"), ("tw", "two")]:
-        run(workplace, *of_file(workplace), "--tools", "calculator", "--env", "format=code", "--problem", wanted)
+        run(
+            workplace,
+            *of_file(workplace),
+            "--tools",
+            "calculator",
+            "--env",
+            "format=code",
+            "args.describe=false",
+            "--problem",
+            wanted,
+        )
         assert f"{found} ─" in capsys.readouterr().out
     assert run(workplace, *of_file(workplace), "--problem", "three") == 2
     assert "--problem 'three' is the id of 0 problems" in capsys.readouterr().err
@@ -114,6 +124,11 @@ def test_tools_and_environment_are_chosen_on_the_command_line(workplace: Path, c
     assert "format = 'xml'" in capsys.readouterr().err
     assert run(workplace, *of_file(workplace), "--env", "limit=3") == 2
     assert "unknown key 'limit'; did you mean 'limits'" in capsys.readouterr().err
+
+
+def test_what_is_said_about_tools_counts_as_prompt(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(workplace, *of_file(workplace), "--tools", "calculator", "--env", "format=code") == 2
+    assert "do not fit into the model's context of 256" in capsys.readouterr().err
 
 
 def test_without_tools_it_is_prompt_and_answer(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
