@@ -36,6 +36,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "0: only when they cannot",
     )
     parser.add_argument("--full", action="store_true", help="always draw all n samples")
+    parser.add_argument(
+        "--clean", action="store_true", help="first leave out near-duplicates and leaks, as `rlvr tasks leakage` shows them"
+    )
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TASK:SPLIT",
+        help="leaks into these held-out problems (the task's own); means --clean",
+    )
     parser.add_argument("--split", default="train")
     parser.add_argument("--limit", type=int, help="the first so many problems of the split")
     parser.add_argument("--out", metavar="FILE", type=Path, help="JSON lines (runs/pass-rates/TASK-SPLIT-MODEL.jsonl)")
@@ -59,6 +70,7 @@ def run(args: argparse.Namespace) -> int:
         n=args.n,
         keep=keep,
         epsilon=None if args.full else args.epsilon,
+        against=tuple(args.against) if args.clean or args.against else None,
         limit=args.limit,
         seed=args.seed,
         out=args.out,

@@ -12,21 +12,29 @@ if TYPE_CHECKING:
     from rlvr.envs.validate import SplitReport
     from rlvr.types import Problem
 
-HELP = "List tasks, show one, or validate one: every gold answer must pass its own verifier."
+HELP = "List tasks, show one, validate one (every gold answer must pass its own verifier), or look for leaks and duplicates."
 PIPE_WIDTH = 240  # characters
 SHOWN = 3  # problems without --limit
 MAX_LISTED = 50  # findings of a split that are printed without --json
 
 
-ACTIONS = ("list", "show", "validate")
+ACTIONS = ("list", "show", "validate", "leakage")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=ACTIONS, help="validate: exit code 1 if a problem fails")
+    parser.add_argument("action", choices=ACTIONS, help="validate, leakage: exit code 1 if a problem fails or leaks")
     parser.add_argument("task", nargs="?", help="name, folder with task.toml, or .jsonl, .jsonl.gz or .parquet file")
     parser.add_argument("args", nargs="*", metavar="KEY=VALUE", help="arguments of the task, e.g. terms=[6,8]")
-    parser.add_argument("--split", help="show: the first by default; validate: all by default")
+    parser.add_argument("--split", help="show: the first by default; validate: all; leakage: train")
     parser.add_argument("--limit", type=int, help="problems of each split (show: 3; validate: all, of endless tasks 500)")
+    parser.add_argument(
+        "--against",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TASK:SPLIT",
+        help="leakage: held-out problems (the task's own)",
+    )
     parser.add_argument("--workers", type=int, default=2, help="validate: processes for verifiers that run apart (2)")
     parser.add_argument("--json", action="store_true", help="print JSON")
 
@@ -36,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"rlvr tasks {args.action} needs a task, e.g. rlvr tasks {args.action} gsm8k; `rlvr tasks list` names them"
         )
-    return {"list": _list, "show": _show, "validate": _validate}[args.action](args)
+    return {"list": _list, "show": _show, "validate": _validate, "leakage": _leakage}[args.action](args)
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -101,6 +109,15 @@ def _validate(args: argparse.Namespace) -> int:
     else:
         _print_reports(task, reports)
     return 1 if failed else 0
+
+
+def _leakage(args: argparse.Namespace) -> int:
+    from rlvr.cli.tasks_leakage import report
+    from rlvr.filtering.leakage import clean, held_out_problems
+
+    task, split = _load(args), args.split or "train"
+    held_out = held_out_problems(task, split, args.against)
+    return report(task, split, clean(task.problems(split), held_out), args)
 
 
 def _load(args: argparse.Namespace) -> Task:

@@ -12,6 +12,7 @@ from pathlib import Path
 from rlvr.engines.subject import Subject, open_subject, run_to_end
 from rlvr.errors import ConfigError
 from rlvr.filtering.difficulty import measure_pass_rates
+from rlvr.filtering.leakage import clean, held_out_problems
 from rlvr.filtering.pass_rates import PassRates, load_pass_rates
 from rlvr.filtering.window import EPSILON, Window
 from rlvr.types import JSON, Group
@@ -25,6 +26,8 @@ class FilterRequest:
     """What to measure. `limit`: the first so many problems of the split; `out` None: `default_path`.
 
     `epsilon`: stop sampling a problem when the chance that all `n` samples decide otherwise is at most this; None: never.
+    `against`: first leave out near-duplicates and what leaks these held-out problems (`TASK:SPLIT`; none named: the
+    task's own); None: leave out nothing.
     """
 
     subject: Subject
@@ -32,6 +35,7 @@ class FilterRequest:
     n: int = 16
     keep: Window = Window()  # noqa: RUF009 - frozen
     epsilon: float | None = EPSILON
+    against: tuple[str, ...] | None = None
     limit: int | None = None
     seed: int = 0
     out: Path | None = None
@@ -74,6 +78,13 @@ def filter_task(
         )
     task = subject.open_task()
     problems = task.problems(request.split, limit=request.limit)
+    cleaned: tuple[str, ...] = ()
+    if request.against is not None:
+        found = clean(problems, held_out_problems(task, request.split, request.against))
+        cleaned = tuple(found.summary(f"{task.name}:{request.split}"))
+        problems = [problem for problem in problems if problem.id not in found.removed]
+        if not problems:
+            raise ConfigError("; ".join(cleaned) + ": nothing is left to filter; see `rlvr tasks leakage`")
     sampling = subject.sampling(task)
     out = request.out or default_path(task.name, request.split, subject.model)
     if out.exists() and not request.resume:
@@ -82,7 +93,7 @@ def filter_task(
     async def main() -> PassRates:
         async with open_subject(subject, task, problems, sampling) as ready:
             if on_note is not None:
-                for note in ready.notes:
+                for note in (*cleaned, *ready.notes):
                     on_note(note)
             settings = {
                 "model": subject.model,
@@ -90,6 +101,8 @@ def filter_task(
                 "task": task.name,
                 "task_args": dict(task.args),
                 "split": request.split,
+                # A file that was measured without would still hold the problems that are left out now.
+                **({"cleaned_against": list(request.against)} if request.against is not None else {}),
                 **{name: value for name, value in ready.provenance.items() if name != "versions"},
             }
             return await measure_pass_rates(

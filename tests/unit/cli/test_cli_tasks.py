@@ -65,3 +65,38 @@ def test_validate_lists_faults_and_answers_no(
 def test_wrong_usage_is_exit_code_2_with_a_reason(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["tasks", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.fixture
+def leaky(tmp_path: Path) -> tuple[Path, Path]:
+    """A file of training problems and one of an exam; the second training problem is in the exam, the third is the first."""
+    apples = "Tom buys three apples and five pears at the market and eats two of them on his way home"
+    trains = "A train leaves the station at noon and drives with ninety kilometres an hour for six hours [bold]straight"
+    files = tmp_path / "training.jsonl", tmp_path / "exam.jsonl"
+    rows = [{"prompt": apples, "answer": "6"}, {"prompt": trains, "answer": "540"}, {"prompt": apples.upper(), "answer": "6"}]
+    files[0].write_text("".join(json.dumps({**row, "split": "train"}) + "\n" for row in rows))
+    files[1].write_text(json.dumps({"prompt": f"{trains}. How far?", "answer": "540", "split": "test"}) + "\n")
+    return files
+
+
+def test_leakage_shows_the_passages_and_answers_no(leaky: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    training, exam = map(str, leaky)
+    assert main(["tasks", "leakage", training, "--against", f"{exam}", "--json"]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert [(one["is_leak"], one["covered"] > 0.8) for one in found["overlaps"]] == [(True, True)]
+    assert [one["has_same_answer"] for one in found["duplicates"]] == [True]
+    assert len(found["removed"]) == 2
+    assert main(["tasks", "leakage", training, "--against", f"{exam}"]) == 1
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "1 of 3 problems leak 1 of 1 held-out ones" in printed
+    assert "1 near-duplicates of earlier problems, 1 of them with the same answer; to leave out: 2" in printed
+
+
+def test_splits_of_a_generator_are_held_against_each_other_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tasks", "leakage", "chains"]) == 0
+    assert "chains:train against chains:test: 0 of" in capsys.readouterr().out
+
+
+def test_a_task_without_a_held_out_split_needs_one_to_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tasks", "leakage", "ifeval", "--split", "test"]) == 2
+    assert "--against TASK:SPLIT" in capsys.readouterr().err

@@ -55,6 +55,23 @@ def test_a_run_that_grew_in_two_calls_equals_one_that_did_not(tiny_checkpoint: P
     assert (tmp_path / "grown.jsonl").read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
 
 
+def test_leaks_and_duplicates_are_left_out_before_anything_is_sampled(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = [f"{a} + {b}" for a, b in ((1, 2), (3, 4), (5, 6), (1, 2))]
+    rows = [{"id": f"t{i}", "prompt": prompt, "answer": "3", "split": "train"} for i, prompt in enumerate(prompts)]
+    rows.append({"id": "e", "prompt": "3 + 4", "answer": "7", "split": "test"})
+    task, out = tmp_path / "sums.jsonl", tmp_path / "rates.jsonl"
+    task.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    command = ["filter", str(task), "--model", str(tiny_checkpoint), "--out", str(out), "--template", "plain", *COMMON, "--json"]
+    assert main([*command, "--clean", "--keep", "0:1"]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["kept_ids"] == ["t0", "t2"]
+    assert "1 of 4 problems leak 1 of 1 held-out ones" in captured.err
+    assert main(command) == 2  # the file has no t1 and t3
+    assert "cleaned_against: [] there, None now" in capsys.readouterr().err
+
+
 def test_other_weights_at_the_same_path_are_noticed(
     tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
