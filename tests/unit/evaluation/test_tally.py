@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 from rlvr.evaluation.tally import Tally
-from rlvr.types import Completion, FinishReason, Message, Outcome, Problem, Rollout, Stop, Turn, Verdict
+from rlvr.types import CallStatus, Completion, FinishReason, Message, Outcome, Problem, Rollout, Stop, ToolCall, Turn, Verdict
 
 
 def rollout(verdict: Verdict | None, *, tokens: int = 2, stop: Stop = Stop.STOP, error: str | None = None) -> Rollout:
@@ -35,3 +37,28 @@ def test_nothing_counted_divides_by_nothing() -> None:
     assert Tally().fields(0.0) == {
         "correct_share": 0.0, "tokens_mean": 0.0, "truncated_share": 0.0, "unscored_share": 0.0, "tokens_per_s": 0.0,
     }  # fmt: skip
+
+
+def test_tool_calls_are_counted_by_what_became_of_them() -> None:
+    def calling(stop: Stop, *statuses: CallStatus) -> Rollout:
+        made = Rollout.from_response(Problem("p", (), ""), "answer")
+        made.turns = [replace(made.turns[0], calls=tuple(ToolCall("t", {}, status) for status in statuses))]
+        made.stop, made.verdicts = stop, {"v": Verdict.correct()}
+        return made
+
+    tally = Tally()
+    tally.add(
+        [
+            calling(Stop.STOP),
+            calling(Stop.STOP, CallStatus.OK, CallStatus.MALFORMED),
+            calling(Stop.MAX_CALLS, CallStatus.FAILED),
+            calling(Stop.WALL_TIME, CallStatus.OK),
+        ]
+    )
+    found = tally.call_fields()
+    assert (found["calls_mean"], found["calling_share"], found["useful_call_share"]) == (1.0, 0.75, 0.5)
+    assert (found["call_malformed_share"], found["call_failed_share"], found["call_unknown_tool_share"]) == (0.25, 0.25, 0.0)
+    assert found["call_limit_share"] == 0.5
+    counts = tally.to_json()
+    assert counts["calls"] == {"ok": 2, "failed": 1, "malformed": 1}
+    assert counts["stops"] == {"stop": 2, "max_calls": 1, "wall_time": 1}
