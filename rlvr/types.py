@@ -256,6 +256,8 @@ class Rollout:
 
         A message that tools answered inside it has several turns: their texts are joined, without what the tools said.
         """
+        if not self.turns or (self.turns[-1].inline is None and len(self.turns) == 1):
+            return self.turns[-1].message.content if self.turns else ""
         parts: list[str] = []
         for turn in reversed(self.turns):
             if parts and turn.inline is None:

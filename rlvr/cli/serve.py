@@ -23,8 +23,8 @@ def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_server(args: argparse.Namespace, settings: Mapping[str, Any]) -> int:
     """Serve until interrupted. Exit code 0 after a graceful end."""
-    from rlvr.integrations.listen import VerifierServer
     from rlvr.integrations.gate import ServerLimits
+    from rlvr.integrations.listen import VerifierServer
     from rlvr.verifiers.runner import WeightedVerifier
 
     def announce() -> None:

@@ -30,7 +30,8 @@ def repetition(
 
     `details["penalty"]` is open-r1's and TRL's reward, `max_penalty * (1 - distinct / all)`, 0 for a text shorter than n. `words`
     are lower-case and split at white space, as in open-r1; `tokens` are the policy's own, as in TRL; `characters` suit
-    languages without spaces. A text that was not sampled here has no token ids: `tokens` is an error then. The first 200,000 units are read.
+    languages without spaces. A text that was not sampled here has no token ids: `tokens` is an error then. The first 200,000
+    units are read.
 
     Source: Yeo et al. 2025 (arXiv 2502.03373), appendix; `get_repetition_penalty_reward` of open-r1 and TRL.
     """

@@ -26,6 +26,7 @@ MAX_RESULT_BYTES = 8 << 20
 MAX_ERROR_BYTES = 8192
 MAX_HEADER_BYTES = 1 << 16
 MAX_STALE_READS = 64
+INTERRUPT_S = 2.0  # until a cell that was interrupted is killed, on a machine that may be busy
 HANGUP = getattr(select, "POLLRDHUP", 0x2000) | select.POLLHUP | select.POLLERR
 
 
@@ -333,7 +334,7 @@ class Slot:
             if left_ms <= 0:
                 if status == "late":
                     return "killed", 0
-                status, deadline = "late", time.monotonic() + 0.5
+                status, deadline = "late", time.monotonic() + INTERRUPT_S
                 os.kill(pid, signal.SIGINT)
                 continue
             for ready, events in poll.poll(left_ms + 1):

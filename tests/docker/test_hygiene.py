@@ -41,7 +41,7 @@ print(json.dumps({
     "processes": len(processes),
     "blocks": space.f_blocks - space.f_bfree,
     "inodes": space.f_files - space.f_ffree,
-    "nice": os.getpriority(os.PRIO_PROCESS, 0),
+    "nice": os.getpriority(os.PRIO_PROCESS, 0) - os.getpriority(os.PRIO_PROCESS, os.getppid()),
     "blocked": len(__import__("signal").pthread_sigmask(0, [])),
     "descriptors": sorted(os.listdir("/proc/self/fd"))[:5],
 }))

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,11 +36,14 @@ def outcomes(graded: list[Rollout]) -> set[Outcome | None]:
     return {one.verdict.outcome if one.verdict is not None else None for one in graded}
 
 
-def threads_of_graders() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("rlvr-verifier")]
+@pytest.fixture
+def threads_of_graders() -> Callable[[], list[str]]:
+    """The names of graders' threads that were started during the test; other tests' graders may still be open."""
+    before = set(threading.enumerate())
+    return lambda: [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith("rlvr-verifier")]
 
 
-def test_many_are_graded_at_once_while_the_event_loop_is_free() -> None:
+def test_many_are_graded_at_once_while_the_event_loop_is_free(threads_of_graders: Callable[[], list[str]]) -> None:
     graded = [rollout(str(index)) for index in range(TOGETHER)]
     ticks = 0
 
@@ -155,7 +159,7 @@ def test_a_process_ends_although_a_verdict_does_not_come() -> None:
     assert done.stdout == "end\n"
 
 
-def test_threads_are_started_as_they_are_needed_and_used_again() -> None:
+def test_threads_are_started_as_they_are_needed_and_used_again(threads_of_graders: Callable[[], list[str]]) -> None:
     threads: Threads[str] = Threads(4, lambda: "refused")
     names = {threads.submit(lambda: threading.current_thread().name).result(10.0) for _ in range(50)}
     assert len(names) <= 2  # a thread may not have come back yet
