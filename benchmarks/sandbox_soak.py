@@ -131,9 +131,7 @@ def _report(samples: list[Sample], times: list[float], executions: int) -> None:
     cuts = statistics.quantiles(times, n=100)
     p99_ms = cuts[98] * 1e3
     growth = {name: getattr(last, name) - getattr(first, name) for name in asdict(last) if name not in ("executions", "seconds")}
-    print(
-        f"{executions / last.seconds:.0f} executions/s, p50 {cuts[49] * 1e3:.2f} ms, p99 {p99_ms:.2f} ms, goal {P99_GOAL_MS:g}"
-    )
+    print(f"{executions / last.seconds:.0f} executions/s, p50 {cuts[49] * 1e3:.2f} ms, p99 {p99_ms:.2f} ms, goal {P99_GOAL_MS:g}")
     print(json.dumps({"benchmark": "sandbox_soak", "executions": executions, "p99_ms": round(p99_ms, 2), "growth": growth}))
 
 
