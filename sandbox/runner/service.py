@@ -9,6 +9,7 @@ import functools
 import gc
 import importlib
 import os
+import random
 import select
 import signal
 import socket
@@ -49,6 +50,7 @@ def main():
     fork = confine.raw_fork if confine.raw_fork_works() else os.fork
     install = _filter(required=options.filter != "off")
     atexit._clear()
+    random.seed(0)
     sys.argv[:] = ["main.py"]
     for name in [name for name in sys.modules if name.split(".")[0] == __package__]:
         _kept.append(sys.modules.pop(name))  # a submission's `import wire` must not find ours
@@ -101,7 +103,8 @@ def _slot_main(number, accept, *, options, fork, install):
     slot = Slot(users, folder, fork, install, namespaces)
     if options.listen is not None:
         confine.die_with_parent()  # changing users, which making the slot may take, has cleared it
-    signal.signal(signal.SIGTERM, lambda *_: slot.end())
+    if options.users == "shared":  # elsewhere the kernel ends what is left, with the process-id namespace
+        signal.signal(signal.SIGTERM, lambda *_: slot.end())
     for reader, writer in accept():
         try:
             slot.serve(reader, writer)

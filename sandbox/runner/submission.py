@@ -246,8 +246,8 @@ def run(mode, lengths, bounds, seed):
     """Never returns: the child's whole life after it has dropped its rights."""
     code = 120
     try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        random.seed(seed)
+        if seed:  # the server has seeded with 0 already; doing it here costs more than most submissions
+            random.seed(seed)
         code = MODES[mode](lengths, bounds)
     except SystemExit as exit_:
         code = _exit_code(exit_)
@@ -302,6 +302,8 @@ def _flush():
 
 
 def _finish_interpreter():
+    if threading.active_count() == 1 and not atexit._ncallbacks():
+        return
     for finish in (threading._shutdown, atexit._run_exitfuncs):
         try:
             finish()

@@ -6,6 +6,7 @@ not dumpable, so no other process of the user may look into them), but a submiss
 """
 
 import os
+import signal
 import time
 
 from . import confine
@@ -113,10 +114,14 @@ class Single:
     def become_submission(self, bounds):
         if self.is_alone:  # elsewhere the limit would count all the other processes of this user
             confine.limit_processes(bounds)
+        else:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
         confine.show_memory()
 
     def become_checker(self, bounds):
-        pass  # its memory stays hidden, as the server's is
+        """Its memory stays hidden, as the server's is."""
+        if not self.is_alone:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def kill(self):
         if self.is_alone:
