@@ -77,12 +77,13 @@ def easy_pairs() -> list[Pair]:
     return shuffled("easy", pairs)
 
 
-def hard_pairs() -> list[Pair]:
+def hard_pairs(distance: int = 1) -> list[Pair]:
+    """A wrong answer is that of the problem `distance` further on."""
     golds = [str(row["answer"]).strip("$ ") for name in HARD_SETS for row in rows(name)]
     golds = [gold for gold in golds if "\\" in gold or "^" in gold]
     pairs = []
     for index, gold in enumerate(golds):
-        other = golds[(index + 1) % len(golds)]
+        other = golds[(index + distance) % len(golds)]
         final = (gold, equivalent(gold), other)[index % 3]
         pairs.append(Pair(gold, f"{REASONING}So the answer is $\\boxed{{{final}}}$.", index % 3 < 2 or other == gold))
     return shuffled("hard", pairs)
@@ -213,7 +214,8 @@ def report(kind: str, pairs: list[Pair], sides: dict[str, Side], rounds: int, pa
 
 def report_file(lines: int, rounds: int) -> None:
     """Print what a second process brings `rlvr verify math FILE`, start-up included."""
-    easy, hard = itertools.cycle(easy_pairs()), itertools.cycle(hard_pairs())
+    easy = itertools.cycle(easy_pairs())
+    hard = itertools.chain.from_iterable(hard_pairs(distance) for distance in itertools.count(1))
     found: dict[int, list[tuple[float, float]]] = {1: [], 2: []}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "responses.jsonl"
