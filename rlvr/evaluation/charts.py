@@ -90,6 +90,7 @@ def nice_ticks(low: float, high: float, count: int = 4) -> list[float]:
     >>> nice_ticks(5.0, 5.0)
     [4.0, 4.5, 5.0, 5.5, 6.0]
     """
+    low, high = (0.0 if abs(value) < 1e-300 else value for value in (low, high))  # a fifth of less may be nothing at all
     if high - low <= 1e-12 * max(abs(low), abs(high)):
         margin = _round_up(abs(low) / 5) if low else 1.0
         low, high = low - margin, high + margin

@@ -37,6 +37,8 @@ END_S = 2.0
 
 def main():
     options = _arguments()
+    # What runs in the background of a shell begins with interrupts ignored, and a cell could then not be interrupted.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     if options.wait:
         _wait_for_attached()
     confine.forbid_new_privileges()

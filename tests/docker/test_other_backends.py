@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -142,6 +143,23 @@ with open('big', 'wb') as file:
         return written.stdout
 
     assert asyncio.run(beside()) == b"written\n"
+
+
+def test_a_cell_is_interrupted_also_where_interrupts_are_ignored() -> None:
+    """As in what a shell runs in the background."""
+
+    async def late() -> bool:
+        session = await pool.open_session()
+        cell = await session.run("while True: pass", timeout_s=0.2)
+        await session.close()
+        return cell.is_alive
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with SandboxPool([UnsafeBackend()], sessions=1) as pool:
+            assert asyncio.run(late())
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_a_sandbox_is_chosen_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ import xml.etree.ElementTree as ET
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rlvr.evaluation.charts import HEIGHT, WIDTH, Series, interval_bar, line_chart, nice_ticks
@@ -37,6 +37,7 @@ def test_ticks_enclose_the_values_at_equal_steps(one: float, other: float) -> No
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=700))
+@example([5e-324])
 def test_every_chart_is_valid_xml_and_stays_inside_its_frame(values: list[float]) -> None:
     svg = line_chart(Series(tuple(map(float, range(len(values)))), tuple(values)), 'a "label" <b>', number)
     root = ET.fromstring(svg)
