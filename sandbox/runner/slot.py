@@ -18,7 +18,7 @@ import time
 
 from . import checker, confine, submission
 from .users import UnkillableError, reap, reap_all
-from .wire import keep, memory_file, read_exactly, receive_into, send_with_files, size_of
+from .wire import keep, memory_file, read_exactly, receive_into, send_with_files, size_of, take_low_numbers
 
 SHARED_MEMORY = "/dev/shm"
 RESULT = 4  # its number in a child
@@ -42,6 +42,7 @@ class Slot:
         self.memory_events = _memory_events()
         self.kills_before = 0
         self.null = keep(os.open("/dev/null", os.O_RDWR))
+        take_low_numbers(self.null)
         users.prepare(folder)
         confine.confine_server()
         users.kill()
@@ -71,7 +72,8 @@ class Slot:
                     is_answered = self._handle(header, payloads)
                 finally:
                     for fd in payloads:
-                        os.close(fd)
+                        if fd != self.null:
+                            os.close(fd)
                 if not is_answered:  # the host gave this execution up
                     return
         except ConnectionError:
@@ -80,8 +82,10 @@ class Slot:
             self._end_session()
 
     def _receive(self, parts):
-        fd = memory_file("payload")
         left = sum(parts)
+        if not left:
+            return self.null
+        fd = memory_file("payload")
         while left:
             count = receive_into(self.reader, fd, left)
             if not count:

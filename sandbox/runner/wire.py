@@ -39,6 +39,13 @@ def keep(fd: int) -> int:
     return kept
 
 
+def take_low_numbers(null: int) -> None:
+    """Fill the numbers that children use, so that new files lie above them at once, without a copy."""
+    while (fd := os.dup(null)) < LOWEST_KEPT:
+        continue
+    os.close(fd)
+
+
 def memory_file(name: str) -> int:
     return keep(os.memfd_create(name, os.MFD_CLOEXEC))
 
