@@ -144,8 +144,8 @@ class _Forker:
 
 
 _FORK_SERVER = f"""
-import array, ast, bisect, collections, copy, dataclasses, datetime, decimal, enum, fractions, functools, hashlib, heapq
-import inspect, io, itertools, json, math, operator, os, random, re, statistics, string, struct, sys, tempfile, textwrap
+import array, ast, bisect, collections, contextlib, copy, dataclasses, datetime, decimal, enum, fractions, functools, heapq
+import io, itertools, json, math, numbers, operator, os, random, re, statistics, string, struct, sys, textwrap
 import threading, time, traceback, types, typing
 SCRIPT = {SCRIPT!r}
 while os.read(0, 1):

@@ -3,7 +3,6 @@
 import ctypes
 import json
 import os
-import platform
 import struct
 
 _LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
@@ -25,7 +24,7 @@ def policy():
 
 def program(rules, machine=None):
     """BPF instructions for `machine` (default: this one): 8 bytes each."""
-    machine = machine or platform.machine()
+    machine = machine or os.uname().machine
     try:
         table = rules["architectures"][machine]
     except KeyError:

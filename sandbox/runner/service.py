@@ -3,10 +3,10 @@
 It ends by itself when the host that started it is gone: `--listen` keeps a lifeline socket for that.
 """
 
-import argparse
 import atexit
 import functools
 import gc
+import getopt
 import importlib
 import os
 import random
@@ -23,12 +23,15 @@ from .slot import Slot
 from .users import Separate, Single
 from .wire import keep
 
+# What programs that solve tasks import, by the reference solutions of HumanEval, MBPP and Code Jam. Every extension module more
+# makes every fork dearer (five mappings to copy), so hashlib, tempfile, uuid, pathlib and their like are left to who needs them.
 STANDARD = (
-    "abc array ast base64 bisect builtins calendar cmath collections collections.abc contextlib copy csv dataclasses datetime "
-    "decimal enum fractions functools hashlib heapq inspect io itertools json math numbers operator os pathlib queue random re "
-    "statistics string struct sys tempfile textwrap threading time traceback types typing unicodedata uuid warnings"
+    "abc array ast bisect builtins collections collections.abc contextlib copy dataclasses datetime decimal enum fractions "
+    "functools heapq io itertools json math numbers operator os random re statistics string struct sys textwrap threading time "
+    "traceback types typing warnings"
 ).split()
 SCIENCE = ("numpy", "sympy")
+CHOICES = {"users": ("separate", "alone", "shared"), "preload": ("standard", "science"), "filter": ("on", "off")}
 USERS_PER_SLOT = 3
 FIRST_LIFELINE_S = 60.0
 LINGER_S = 0.5
@@ -36,7 +39,7 @@ END_S = 2.0
 
 
 def main():
-    options = _arguments()
+    options = Options(sys.argv[1:])
     # What runs in the background of a shell begins with interrupts ignored, and a cell could then not be interrupted.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     if options.wait:
@@ -68,22 +71,34 @@ def main():
 _kept = []
 
 
-def _arguments():
-    parser = argparse.ArgumentParser(prog="runner")
-    parser.add_argument("--listen", help="folder for the slots' sockets")
-    parser.add_argument("--stdio", type=int, help="serve this one slot on stdin and stdout")
-    parser.add_argument("--wait", action="store_true", help="serve nothing: keep the container up while slots are attached to it")
-    parser.add_argument("--slots", type=int, default=1)
-    parser.add_argument("--uid", type=int, default=20_000, help="first user id; every slot takes three")
-    parser.add_argument("--users", choices=("separate", "alone", "shared"), default="separate", help="see users.py")
-    parser.add_argument("--work", default="/box", help="the slots' own folders lie in here")
-    parser.add_argument("--preload", choices=("standard", "science"), default="standard")
-    parser.add_argument("--namespaces", action="store_true", help="see namespaces.py")
-    parser.add_argument("--filter", choices=("on", "off"), default="on", help="the seccomp filter")
-    options = parser.parse_args()
-    if options.listen is None and options.stdio is None and not options.wait:
-        parser.error("one of --listen, --stdio and --wait is needed")
-    return options
+class Options:
+    """The command line. `argparse` would bring shutil and three compressors into the memory that every fork copies."""
+
+    def __init__(self, arguments):
+        self.listen = None  # folder for the slots' sockets
+        self.stdio = None  # serve this one slot on stdin and stdout
+        self.wait = False  # serve nothing: keep the container up while slots are attached to it
+        self.slots = 1
+        self.uid = 20_000  # first user id; every slot takes three
+        self.users = "separate"  # separate, alone or shared: see users.py
+        self.work = "/box"  # the slots' own folders lie in here
+        self.preload = "standard"  # or science
+        self.namespaces = False  # see namespaces.py
+        self.filter = "on"  # the seccomp filter; or off
+        names = {name: "" if value is False else "=" for name, value in vars(self).items()}
+        try:
+            given, rest = getopt.getopt(arguments, "", [name + suffix for name, suffix in names.items()])
+            for option, value in given:
+                name = option[2:]
+                kind = int if name in ("stdio", "slots", "uid") else str
+                setattr(self, name, kind(value) if names[name] else True)
+        except (getopt.GetoptError, ValueError) as error:
+            sys.exit(f"runner: {error}")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                sys.exit(f"runner: --{name} is {getattr(self, name)!r}, not one of {', '.join(allowed)}")
+        if rest or (self.listen is None and self.stdio is None and not self.wait):
+            sys.exit(f"runner: {f'what is {rest[0]!r}?' if rest else 'one of --listen, --stdio and --wait is needed'}")
 
 
 def _filter(*, required):
