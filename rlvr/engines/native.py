@@ -14,6 +14,7 @@ from rlvr.engines.load import end_ids
 from rlvr.engines.rows import NOT_A_TOKEN, RowTable
 from rlvr.engines.select import choose_decoder
 from rlvr.engines.stops import StopFinder
+from rlvr.engines.threads import decoding_threads, threads
 from rlvr.errors import ContextFullError, EngineError, boundary
 from rlvr.types import Completion, FinishReason, Sampling
 
@@ -72,6 +73,7 @@ class NativeEngine:
         with boundary(EngineError, f"preparing {type(model).__name__} for generation"):
             self._decoder = choose_decoder(model, dtype=_DTYPES[precision], max_context=self.max_context)
         self.decoder_name = self._decoder.name
+        self._threads = decoding_threads(model)
         self._table = RowTable(next(model.parameters()).device)
         self._waiting: deque[_Request] = deque()
         self._rows: list[_Request] = []  # in slot order
@@ -159,8 +161,9 @@ class NativeEngine:
         self._admit()
         if self._rows:
             self._clock += 1
-            logits = self._decoder.decode(self._table.last_tokens(), self._longest())
-            self._draw(0, logits)
+            with threads(self._threads):
+                logits = self._decoder.decode(self._table.last_tokens(), self._longest())
+                self._draw(0, logits)
 
     def _admit(self) -> None:
         """Let waiting requests in. A few free rows wait for more, so that a prefill serves several."""

@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -61,18 +62,17 @@ def _attend(
     """transformers' interface: [1, heads, N, head_dim] each, returns [1, N, heads, head_dim]."""
     joined, head_dim = _joined.get(), value.shape[-1]
     settings.pop("is_causal", None)
-    # One row of numbers for each token: gathering whole rows is several times as fast as gathering along a middle axis.
-    flat = [part[0].transpose(0, 1).flatten(1) for part in (query, key, value)]
+    # One row of numbers for each token: gathering whole rows is several times as fast as gathering along a middle axis. As
+    # embeddings, because the backward pass of those adds rows several times as fast as that of `index_select`.
+    places = torch.cat([places.flatten() for places in joined.sequences])
+    sizes = [places.numel() for places in joined.sequences]
+    parts = [torch.split(F.embedding(places, part[0].transpose(0, 1).flatten(1)), sizes) for part in (query, key, value)]
     outputs = []
-    for places in joined.sequences:
-        count, length = places.shape
-        apart = (
-            part.index_select(0, places.flatten()).view(count, length, whole.shape[1], -1).transpose(1, 2)
-            for part, whole in zip(flat, (query, key, value), strict=True)
-        )
-        attended, _ = ALL_ATTENTION_FUNCTIONS[_USUAL](module, *apart, None, is_causal=True, **settings)
+    for (count, length), *apart in zip((places.shape for places in joined.sequences), *parts, strict=True):
+        views = (part.view(count, length, -1, head_dim).transpose(1, 2) for part in apart)
+        attended, _ = ALL_ATTENTION_FUNCTIONS[_USUAL](module, *views, None, is_causal=True, **settings)
         outputs.append(attended.reshape(count * length, -1))
-    return torch.cat(outputs).index_select(0, joined.back).view(1, joined.back.shape[0], -1, head_dim), None
+    return F.embedding(joined.back, torch.cat(outputs)).view(1, joined.back.shape[0], -1, head_dim), None
 
 
 ALL_ATTENTION_FUNCTIONS.register(_NAME, _attend)

@@ -11,6 +11,7 @@ from enum import StrEnum
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -112,7 +113,7 @@ class Policy:
                 hidden_or_logits = self._forward(tokens).flatten(0, 1)
             logprobs, entropies = _token_logprobs(
                 self._head() if self._head_is_plain else None,
-                hidden_or_logits.index_select(0, before),
+                F.embedding(before, hidden_or_logits),
                 input_ids[row, column],
                 temperature or 1.0,
                 entropy=entropy,
