@@ -19,6 +19,7 @@ from pydantic import BaseModel
 
 from rlvr import config
 from rlvr.registry import names, resolve
+from rlvr.trainers.shapes import build_shape
 from rlvr.verifiers.instruction.registry import constraints
 
 HERE = Path(__file__).parent
@@ -37,6 +38,7 @@ def recipe_keys() -> str:
                 if owner is config._Recipe or name not in common:
                     parts += _section_tables(name, section)
     parts.append(_table(f"`[[verifiers]]`: {_first_line(config.VerifierConfig)}", config.VerifierConfig, "", None))
+    parts.append(_table(f"`[[shapes]]`: {_first_line(config.ShapeConfig)}", config.ShapeConfig, "", None))
     total = len({*config.leaves(config.RunConfig), *config.leaves(config.SftConfig)})
     return f"{total} keys in all.\n\n" + "\n\n".join(parts)
 
@@ -60,6 +62,17 @@ def presets() -> str:
     return "\n".join(lines)
 
 
+def shapes() -> str:
+    """Every shape that a recipe can name: its arguments, and its formula at their defaults."""
+    lines = ["| shape | arguments and defaults | formula | |", "|---|---|---|---|"]
+    for name in names("shapes"):
+        shape: Any = build_shape(name)
+        parameters = inspect.signature(resolve("shapes", name).target).parameters.values()
+        arguments = ", ".join(f"`{p.name}={_toml(p.default)}`" for p in parameters)
+        lines.append(f"| `{name}` | {arguments} | {_cell(shape.formula)} | {_cell(shape.words)} |")
+    return "\n".join(lines)
+
+
 def instruction_constraints() -> str:
     """Every constraint: its arguments and when it is followed; a dagger marks a fixed defect of the reference."""
     lines = ["| id | arguments | followed when |", "|---|---|---|"]
@@ -78,6 +91,7 @@ def instruction_defects() -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "recipe keys": recipe_keys,
     "presets": presets,
+    "shapes": shapes,
     "instruction constraints": instruction_constraints,
     "instruction defects": instruction_defects,
 }

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from rlvr.errors import ConfigError
 
@@ -110,6 +110,23 @@ class AlgorithmConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
+class ShapeConfig(BaseModel):
+    """One step from the verifiers' weighted sum to the reward that is trained on, and its keyword arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str  # plugin name or reference
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+def shape_configs(value: Any) -> Any:
+    """`kimi_length` or a list of names and tables, as the tables that `[[shapes]]` writes."""
+    values = value if isinstance(value, list | tuple) else (value,)
+    return tuple({"name": item} if isinstance(item, str) else item for item in values)
+
+
 class OptimConfig(_Section):
     """AdamW and the shape of one update."""
 
@@ -195,6 +212,7 @@ class RunConfig(_Recipe):
     rollout: RolloutConfig = RolloutConfig()
     engine: EngineConfig = EngineConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
+    shapes: Annotated[tuple[ShapeConfig, ...], BeforeValidator(shape_configs)] = ()  # in order, after the algorithm's own
     data: DataConfig = DataConfig()
     eval: EvalConfig = EvalConfig()
 

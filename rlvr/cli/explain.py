@@ -23,7 +23,12 @@ HELP = "show the formula, constants and traps of an algorithm, or compute it on 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("algorithm", nargs="?", help="preset or plugin reference; without one, all presets are listed")
-    parser.add_argument("settings", nargs="*", metavar="key=value", help="arguments of the preset, e.g. ratio_max=5.0")
+    parser.add_argument(
+        "settings",
+        nargs="*",
+        metavar="key=value",
+        help="arguments of the preset, e.g. ratio_max=5.0; shapes=NAME (or a TOML list of tables) shapes the rewards",
+    )
     parser.add_argument(
         "--on", metavar="FILE", help="JSON batch to compute advantages, weights, loss and gradient on; - is stdin"
     )
@@ -32,7 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from rlvr.trainers.algorithms import build
-    from rlvr.trainers.explain import explain, parse_settings, presets
+    from rlvr.trainers.explain import explain, parse_settings, presets, shapes_from
+    from rlvr.trainers.shapes import with_shapes
     from rlvr.trainers.toy_batch import ToyBatch, compute
 
     if args.algorithm is None:
@@ -42,11 +48,13 @@ def run(args: argparse.Namespace) -> int:
         _show([asdict(preset) for preset in found], lambda: _preset_table(found), as_json=args.json)
         return 0
     settings = parse_settings(args.settings)
+    shapes = shapes_from(settings)
     if args.on is not None:
-        result = compute(build(args.algorithm, settings), ToyBatch.parse(_read_json(args.on)))
+        algorithm = with_shapes(build(args.algorithm, settings), shapes)
+        result = compute(algorithm, ToyBatch.parse(_read_json(args.on)), are_scores=bool(shapes))
         _show(asdict(result), lambda: _result_table(args.algorithm, result), as_json=args.json)
         return 0
-    explanation = explain(args.algorithm, settings)
+    explanation = explain(args.algorithm, settings, shapes)
     _show(explanation.as_dict(), lambda: _panel(explanation), as_json=args.json)
     return 0
 
@@ -125,11 +133,13 @@ def _result_table(name: str, result: ToyResult) -> RenderableType:
     from rich.text import Text
 
     table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("rollout", "advantages", "weights", "d loss / d logprobs"):
+    for column in ("rollout", "reward", "advantages", "weights", "d loss / d logprobs"):
         table.add_column(column, overflow="fold")
     rows = zip(result.advantages, result.weights, result.grad_logprobs, strict=True)
     for i, columns in enumerate(rows):
-        table.add_row(str(i), *(" ".join(f"{value:.4g}" for value in values) for values in columns))
+        reward = result.rewards[i]
+        told = (" ".join(f"{value:.4g}" for value in values) for values in columns)
+        table.add_row(str(i), "left out" if reward is None else f"{reward:.4g}", *told)
     lines: list[RenderableType] = [Text.assemble((f"{name}: loss = {result.loss:.6g}", "bold cyan")), table]
     lines += [Text(note, style="yellow") for note in result.notes]
     return Group(*lines)

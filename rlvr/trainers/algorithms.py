@@ -14,18 +14,14 @@ No preset uses a KL term or an entropy bonus unless asked: with `kl_coef=0` no r
 
 from __future__ import annotations
 
-import difflib
 import functools
-import inspect
 import math
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from pydantic import TypeAdapter, ValidationError
-
-from rlvr.errors import ConfigError, PluginError, boundary
+from rlvr.errors import ConfigError, PluginError
 from rlvr.registry import resolve
 from rlvr.trainers.advantages import (
     Advantage,
@@ -40,10 +36,12 @@ from rlvr.trainers.advantages import (
     WhitenedReturns,
 )
 from rlvr.trainers.aggregation import Aggregate, SequenceMean, SequenceSum, TokenMean, TokenSumOver
+from rlvr.trainers.arguments import checked_arguments
 from rlvr.trainers.correction import Correction, TruncatedImportance
 from rlvr.trainers.kl import ESTIMATORS, K3, KlEstimator
 from rlvr.trainers.objectives import Clipped, Objective, Reinforce, SequenceClipped, StopGradRatio
-from rlvr.trainers.shaping import Identity, KeepAll, KeepGroup, MixedOutcomes, OverlongPenalty, Shape
+from rlvr.trainers.shaping import Identity, KeepAll, KeepGroup, LossFilter, MixedOutcomes, OverlongPenalty, Shape
+from rlvr.types import Rollout
 
 Normalization = Literal["group", "batch", "none"]
 Aggregation = Literal["sequence_mean", "token_mean", "sequence_sum", "token_sum_over"]
@@ -56,6 +54,13 @@ class BoundToLength(Protocol):
     """A part with a constant that defaults to the longest response of the run."""
 
     def bind(self, *, max_tokens: int) -> Any: ...
+
+
+@runtime_checkable
+class BoundToStep(Protocol):
+    """A part that changes in the course of a run, as a function of the number of steps before the present one alone."""
+
+    def at_step(self, step: int, /) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,14 @@ class Algorithm:
         return replace(
             self, aggregate=_bind(self.aggregate, max_tokens=max_tokens), shape=_bind(self.shape, max_tokens=max_tokens)
         )
+
+    def at_step(self, step: int) -> Algorithm:
+        """The algorithm as it is after `step` finished steps; a pure function of it, so that a resumed run goes on exactly."""
+        return replace(self, shape=self.shape.at_step(step)) if isinstance(self.shape, BoundToStep) else self
+
+    def in_loss(self, rollout: Rollout) -> bool:
+        """Whether a rollout's tokens are learned from; its reward may be compared with others in any case."""
+        return self.shape.in_loss(rollout) if isinstance(self.shape, LossFilter) else True
 
 
 def _bind(part: P, *, max_tokens: int) -> P:
@@ -403,39 +416,10 @@ def build(reference: str, arguments: Mapping[str, Any] | None = None) -> Algorit
         ConfigError: an argument is unknown (with the closest known one) or has a wrong value.
     """
     preset = resolve("algorithms", reference).target
-    algorithm = preset(**checked_arguments(reference, preset, arguments or {}))
+    algorithm = preset(**checked_arguments(f"algorithm {reference!r}", preset, arguments or {}))
     if not isinstance(algorithm, Algorithm):
         raise PluginError(f"algorithms plugin {reference!r} returned {type(algorithm).__name__}, not an Algorithm")
     return algorithm
-
-
-def settings_of(preset: Callable[..., Algorithm]) -> dict[str, Any]:
-    """The keyword arguments of a preset with their defaults."""
-    return {name: parameter.default for name, parameter in inspect.signature(preset).parameters.items()}
-
-
-def checked_arguments(reference: str, preset: Callable[..., Algorithm], arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """`arguments` as the preset's type hints want them.
-
-    Raises:
-        ConfigError: an argument is unknown (with the closest known one) or has a wrong value.
-    """
-    known = settings_of(preset)
-    with boundary(PluginError, f"the type hints of algorithm {reference!r} cannot be read"):
-        hints = typing.get_type_hints(preset)
-    return {key: _checked(reference, key, value, known=list(known), hint=hints.get(key, Any)) for key, value in arguments.items()}
-
-
-def _checked(reference: str, key: str, value: Any, *, known: list[str], hint: Any) -> Any:
-    if key not in known:
-        close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        guess = f"did you mean {close[0]!r}? " if close else ""
-        raise ConfigError(f"algorithm {reference!r} has no argument {key!r}; {guess}Allowed: {', '.join(known)}")
-    try:
-        return TypeAdapter(hint).validate_python(value)
-    except ValidationError as error:
-        wanted = " or ".join(dict.fromkeys(problem["msg"] for problem in error.errors()))
-        raise ConfigError(f"algorithm.{key} = {value!r}: {wanted}") from error
 
 
 def _score(normalize: Normalization, *, std_eps: float, std_ddof: int) -> Score:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -11,13 +11,14 @@ from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.loss import prepare
 from rlvr.trainers.sequences import pad
 from rlvr.trainers.step import Step
-from rlvr.types import Group, StepBatch
+from rlvr.types import Group, Rollout, Segment, StepBatch
 
 
-def build_batch(groups: Sequence[Group]) -> StepBatch:
+def build_batch(groups: Sequence[Group], in_loss: Callable[[Rollout], bool] = lambda rollout: True) -> StepBatch:
     """The rollouts of `groups` as a batch on the CPU, one row a segment; logprobs, advantages and weights still to be filled.
 
-    Every rollout needs a reward and at least one sampled token.
+    Every rollout needs a reward and at least one sampled token. Of those that are not `in_loss` every token is masked, while
+    their rewards stay.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     group_index = [index for index, group in enumerate(groups) for _ in group.rollouts]
@@ -29,7 +30,7 @@ def build_batch(groups: Sequence[Group]) -> StepBatch:
     return StepBatch(
         input_ids=input_ids,
         lengths=torch.tensor([len(segment.token_ids) for segment in segments]),
-        loss_mask=pad([segment.loss_mask for segment in segments], torch.bool, width),
+        loss_mask=pad([_mask(segment, learned=in_loss(rollouts[index])) for index, segment in rows], torch.bool, width),
         sampling_logprobs=pad([segment.sampling_logprobs for segment in segments], torch.float32, width),
         old_logprobs=None,
         ref_logprobs=None,
@@ -40,6 +41,10 @@ def build_batch(groups: Sequence[Group]) -> StepBatch:
         rollout_index=torch.tensor([index for index, _ in rows]),
         group_index=torch.tensor(group_index),
     )
+
+
+def _mask(segment: Segment, *, learned: bool) -> tuple[bool, ...]:
+    return segment.loss_mask if learned else (False,) * len(segment.loss_mask)
 
 
 def fill_advantages(batch: StepBatch, algorithm: Algorithm) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import inspect
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
+from rlvr.config import ShapeConfig, shape_configs
 from rlvr.errors import ConfigError
 from rlvr.registry import installed, resolve
-from rlvr.trainers.algorithms import Algorithm, build, checked_arguments, settings_of
+from rlvr.trainers.algorithms import Algorithm, build
+from rlvr.trainers.arguments import checked_arguments, settings_of
+from rlvr.trainers.shapes import formulas, shapes_in, with_shapes
 from rlvr.trainers.traps import on_policy_multiplier, warnings_for
 
 
@@ -53,14 +58,14 @@ class Preset:
     origin: str
 
 
-def explain(reference: str, arguments: Mapping[str, Any] | None = None) -> Explanation:
-    """Resolve a preset with these arguments and say what it computes.
+def explain(reference: str, arguments: Mapping[str, Any] | None = None, shapes: Sequence[ShapeConfig] = ()) -> Explanation:
+    """Resolve a preset with these arguments, and shapes after its own, and say what it computes.
 
     Raises:
-        PluginError: no such preset.
+        PluginError: no such preset or shape.
         ConfigError: an argument is unknown or has a wrong value.
     """
-    algorithm = build(reference, arguments)
+    algorithm = with_shapes(build(reference, arguments), shapes)
     preset = resolve("algorithms", reference).target
     summary, source = _documentation(preset)
     return Explanation(
@@ -77,7 +82,7 @@ def explain(reference: str, arguments: Mapping[str, Any] | None = None) -> Expla
         min_group_size=algorithm.min_group_size,
         needs_reference=algorithm.needs_reference,
         warnings=tuple(warnings_for(algorithm)),
-        settings=settings_of(preset) | checked_arguments(reference, preset, arguments or {}),
+        settings=settings_of(preset) | checked_arguments(f"algorithm {reference!r}", preset, arguments or {}),
     )
 
 
@@ -105,6 +110,21 @@ def parse_settings(words: Iterable[str]) -> dict[str, Any]:
             raise ConfigError(f"{key} is given twice: {settings[key]!r} and {text}")
         settings[key] = _toml_value(text)
     return settings
+
+
+def shapes_from(settings: dict[str, Any]) -> tuple[ShapeConfig, ...]:
+    """The `shapes` among the settings, taken out of them: a name, or a list of names and tables.
+
+    Raises:
+        ConfigError: they are not of that form.
+    """
+    given = settings.pop("shapes", ())
+    try:
+        return TypeAdapter(tuple[ShapeConfig, ...]).validate_python(shape_configs(given))
+    except ValidationError as error:
+        raise ConfigError(
+            f"shapes = {given!r}; give a name, or a list of names and tables: shapes='[{{name = \"kimi_length\", weight = 0.5}}]'"
+        ) from error
 
 
 def _toml_value(text: str) -> Any:
@@ -146,7 +166,7 @@ def _definitions(algorithm: Algorithm) -> Iterable[str]:
     if algorithm.needs_reference:
         yield f"KLᵢₜ = {algorithm.kl.name} = {algorithm.kl.formula},  d = log π_ref(oᵢₜ) − log π_θ(oᵢₜ)"
     if hasattr(algorithm.shape, "formula"):
-        yield algorithm.shape.formula
+        yield from formulas(algorithm.shape)
     yield "i: the R rollouts of the step,  g: the rollouts of one problem,  t: sampled tokens only"
 
 
@@ -168,7 +188,7 @@ def _choices(algorithm: Algorithm) -> Iterable[Choice]:
     else:
         yield _choice("correction", algorithm.correction)
     yield _choice("keep_group", algorithm.keep_group)
-    yield _choice("shape", algorithm.shape)
+    yield from (_choice("shape", shape) for shape in shapes_in(algorithm.shape))
     size = algorithm.min_group_size
     needs = "rollouts are not compared" if size == 1 else "rollouts of one problem are compared with each other"
     yield Choice("group size", f"rollout.group_size ≥ {size}", needs)

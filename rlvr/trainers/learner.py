@@ -64,7 +64,7 @@ class Learner:
 
     def prepare(self, groups: Sequence[Group]) -> StepBatch:
         """The step's rollouts with their old and reference logprobs, advantages and weights."""
-        batch = build_batch(groups)
+        batch = build_batch(groups, self._algorithm.in_loss)
         # On the first and only update the policy has not moved yet: its own logprobs are the old ones.
         if self._updates_per_step > 1 or self._algorithm.needs_policy_logprobs:
             batch.old_logprobs = self._filled(batch, lambda rows: self._old(batch, rows))

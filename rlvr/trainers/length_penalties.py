@@ -1,7 +1,8 @@
 """Length penalties: shapes that make the reward depend on how many tokens a rollout took.
 
-They are parts for an algorithm of your own: `replace(grpo(), shape=KimiLength())`. All count sampled tokens, and those that
-compare rollouts compare within one group, never across problems that happen to share a batch.
+A recipe names them under `[[shapes]]`; in Python they are parts of an algorithm: `replace(grpo(), shape=KimiLength())`. All
+count sampled tokens, and those that compare rollouts compare within one group, never across problems that happen to share a
+batch.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from rlvr.errors import ConfigError
+from rlvr.trainers.shaping import Identity
 from rlvr.types import Group, Rollout
 
 
@@ -17,15 +19,22 @@ from rlvr.types import Group, Rollout
 class KimiLength:
     """Shorter is better among correct answers, longer is worse among wrong ones: λ = 0.5 - (n - min) / (max - min).
 
-    A correct answer gets weight * λ, a wrong one weight * min(0, λ); nothing where all lengths are equal.
+    A correct answer gets weight * λ, a wrong one weight * min(0, λ); nothing where all lengths are equal, and nothing during
+    the run's first `warmup_steps`: the paper trains without the penalty first, and then with a constant one.
 
-    Source: Kimi k1.5, arXiv:2501.12599, section 2.3.3.
+    Source: Kimi k1.5, arXiv:2501.12599, section 2.3.3. It gives neither weight nor warm-up.
     """
 
     weight: float = 1.0
+    warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        _check_positive("weight", self.weight)
+        _check_positive("kimi_length.weight", self.weight)
+        if self.warmup_steps < 0:
+            raise ConfigError(f"kimi_length.warmup_steps = {self.warmup_steps}; give the steps without a penalty, 0 or more")
+
+    def at_step(self, step: int, /) -> KimiLength | Identity:
+        return Identity() if step < self.warmup_steps else self
 
     def __call__(self, group: Group, /) -> list[float | None]:
         lengths = [rollout.completion_tokens for rollout in group.rollouts if rollout.reward is not None]
@@ -46,7 +55,8 @@ class KimiLength:
 
     @property
     def words(self) -> str:
-        return "within a group, shorter correct answers earn more and longer wrong ones lose more"
+        told = "within a group, shorter correct answers earn more and longer wrong ones lose more"
+        return f"{told}; not in the first {self.warmup_steps} steps" if self.warmup_steps else told
 
 
 @dataclass(frozen=True, slots=True)

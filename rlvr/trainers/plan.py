@@ -15,8 +15,20 @@ from rlvr.filtering.filter import load_for_training
 from rlvr.filtering.pass_rates import PassRates, select_problems
 from rlvr.filtering.window import Window
 from rlvr.registry import resolve
-from rlvr.trainers.algorithms import Algorithm
+from rlvr.trainers.algorithms import Algorithm, build
+from rlvr.trainers.shapes import with_shapes
 from rlvr.types import Problem, Sampling
+
+
+def algorithm_of(recipe: Recipe) -> Algorithm | None:
+    """What a recipe of reinforcement learning trains with, its shapes included; None for a supervised one.
+
+    Raises:
+        PluginError, ConfigError: no such algorithm or shape, or an argument that it does not take.
+    """
+    if isinstance(recipe, SftConfig):
+        return None
+    return with_shapes(build(recipe.algorithm.name, recipe.algorithm.arguments), recipe.shapes)
 
 
 def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Recipe:

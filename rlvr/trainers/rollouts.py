@@ -56,6 +56,7 @@ class Collector:
         More than `max_unscored` rollouts without a verdict are a `failure`, which names the first three causes.
         """
         found = Collected()
+        algorithm = self._algorithm.at_step(step)
         wanted = self._recipe.rollout.problems_per_step
         refills = self._recipe.rollout.max_refills
         while len(found.kept) < wanted and found.rounds <= refills:
@@ -65,7 +66,7 @@ class Collector:
             found.groups += groups
             for group in groups:
                 found.tally.add(group.rollouts)
-            found.kept += [trainable for group in groups if (trainable := self._trainable(group)) is not None]
+            found.kept += [trainable for group in groups if (trainable := self._trainable(group, algorithm)) is not None]
             found.failure = self._failure(found.tally, step)
             if found.failure is not None:
                 break
@@ -79,15 +80,16 @@ class Collector:
         mine = [self._runner.run_group(problem, size, self._sampling, *seed_parts, *repeat) for problem, repeat in drawn]
         return self._world.gather(await asyncio.gather(*mine), len(problems))
 
-    def _trainable(self, group: Group) -> Group | None:
+    def _trainable(self, group: Group, algorithm: Algorithm) -> Group | None:
         """The group's scored rollouts with their shaped rewards; None if nothing can be learned from them."""
         scored = replace(group, rollouts=tuple(r for r in group.rollouts if r.error is None and r.reward is not None))
         # Dropped groups are shaped too, so that the rewards on record all mean the same.
-        for rollout, reward in zip(scored.rollouts, self._algorithm.shape(scored), strict=True):
+        for rollout, reward in zip(scored.rollouts, algorithm.shape(scored), strict=True):
             rollout.reward = reward
-        if len(scored.rollouts) < self._algorithm.min_group_size or not self._algorithm.keep_group(scored):
+        compared = replace(scored, rollouts=tuple(r for r in scored.rollouts if r.reward is not None))
+        if len(compared.rollouts) < algorithm.min_group_size or not algorithm.keep_group(compared):
             return None
-        return scored
+        return compared
 
     def _failure(self, tally: Tally, step: int) -> str | None:
         share = tally.unscored / max(1, tally.rollouts)

@@ -7,7 +7,7 @@ Unscored rollouts (reward None) stay None and take no part in a group's statisti
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from rlvr.errors import ConfigError
 from rlvr.types import Group, Rollout
@@ -15,8 +15,15 @@ from rlvr.types import Group, Rollout
 
 class Shape(Protocol):
     def __call__(self, group: Group, /) -> list[float | None]:
-        """The shaped reward of each rollout, in order; None stays None."""
+        """The shaped reward of each rollout, in order; None stays None, and a rollout that becomes None is left out."""
         ...
+
+
+@runtime_checkable
+class LossFilter(Protocol):
+    """A shape that also says which rollouts are learned from. The others keep their place in their group's statistics."""
+
+    def in_loss(self, rollout: Rollout, /) -> bool: ...
 
 
 class KeepGroup(Protocol):
@@ -87,6 +94,39 @@ class OverlongPenalty:
     def words(self) -> str:
         buffer = f"{self.buffer} tokens" if self.buffer is not None else "20 % of max_tokens"
         return f"the reward falls linearly by up to 1 over the last {buffer} before the limit"
+
+
+@dataclass(frozen=True, slots=True)
+class OverlongFilter:
+    """Truncated rollouts get no gradient: nobody knows whether they would have been right.
+
+    `baseline="in"`: their rewards stay in their group's mean and std, only their tokens are masked; `"out"`: the group is
+    compared without them. Both stay in the metrics.
+
+    Source: DAPO, arXiv:2503.14476, section 3.4 (masks their loss).
+    """
+
+    baseline: Literal["in", "out"] = "in"
+
+    def __post_init__(self) -> None:
+        if self.baseline not in ("in", "out"):
+            raise ConfigError(f"overlong_filter.baseline = {self.baseline!r}; allowed: in, out")
+
+    def __call__(self, group: Group, /) -> list[float | None]:
+        leaves_out = self.baseline == "out"
+        return [None if leaves_out and rollout.is_truncated else rollout.reward for rollout in group.rollouts]
+
+    def in_loss(self, rollout: Rollout, /) -> bool:
+        return not rollout.is_truncated
+
+    @property
+    def formula(self) -> str:
+        return "rᵢ = score" + (", no rᵢ if truncated" if self.baseline == "out" else ";  no loss on oᵢ if truncated")
+
+    @property
+    def words(self) -> str:
+        place = "still in their group's statistics" if self.baseline == "in" else "and out of their group's statistics"
+        return f"truncated rollouts are left out of the loss, {place}"
 
 
 @dataclass(frozen=True, slots=True)

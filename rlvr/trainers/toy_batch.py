@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,11 +15,13 @@ from rlvr.errors import ConfigError
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.loss import prepare, token_losses
 from rlvr.trainers.shaping import Identity, KeepAll
-from rlvr.types import Group, Problem, Rollout
+from rlvr.types import Completion, FinishReason, Group, Message, Problem, Rollout, Stop, Turn, Verdict
 
 REQUIRED = ("logprobs", "mask", "rewards", "groups")
 PER_TOKEN = ("old_logprobs", "sampling_logprobs", "ref_logprobs", "entropy")
-KNOWN = (*REQUIRED, *PER_TOKEN, "max_tokens")
+# Read only where shapes are applied: what a shape may ask about a rollout beside its score and its length.
+FOR_SHAPES = ("correct", "truncated", "target_tokens", "step")
+KNOWN = (*REQUIRED, *PER_TOKEN, "max_tokens", *FOR_SHAPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,10 +31,14 @@ class ToyBatch:
     lengths: tuple[int, ...]
     logprobs: Tensor  # [R, T]
     mask: Tensor  # [R, T] bool
-    rewards: Tensor  # [R], final: after shaping
+    rewards: Tensor  # [R], final: after shaping; with `compute(are_scores=True)` before it
     groups: tuple[Any, ...]  # [R] labels of any kind
     per_token: dict[str, Tensor]  # those of PER_TOKEN that were given, [R, T]
     max_tokens: int | None
+    correct: tuple[bool, ...] = ()  # [R], or empty: right is what scores 1 or more
+    truncated: tuple[bool, ...] = ()  # [R], or empty: none is
+    target_tokens: tuple[float | None, ...] = ()  # [R], equal in a group, or empty: nothing was asked for
+    step: int | None = None  # finished steps of the run, for shapes that change in its course; None: they are through with it
 
     @classmethod
     def parse(cls, data: object) -> ToyBatch:
@@ -67,6 +73,10 @@ class ToyBatch:
             groups,
             {key: _padded(key, _rows(key, data[key]), mask, lengths) for key in PER_TOKEN if data.get(key) is not None},
             _max_tokens(data.get("max_tokens")),
+            _flags("correct", data, len(lengths)),
+            _flags("truncated", data, len(lengths)),
+            _targets(data, groups),
+            _step(data.get("step")),
         )
 
     @property
@@ -92,16 +102,24 @@ class ToyResult:
     dropped_groups: list[Any]  # labels that `keep_group` would replace; they are part of the numbers above
     metrics: dict[str, float]
     notes: list[str]  # what training would do and this computation does not
+    rewards: list[float | None]  # after shaping, where shapes were applied; None: left out of its group
 
 
-def compute(algorithm: Algorithm, batch: ToyBatch) -> ToyResult:
-    """One update's numbers.
+def compute(algorithm: Algorithm, batch: ToyBatch, *, are_scores: bool = False) -> ToyResult:
+    """One update's numbers. `are_scores`: the batch's rewards are what verifiers gave, and the algorithm's shapes are applied.
 
     Raises:
-        ConfigError: the algorithm needs an input that the batch lacks.
+        ConfigError: the algorithm or a shape needs an input that the batch lacks.
     """
     if batch.max_tokens is not None:
         algorithm = algorithm.bind(max_tokens=batch.max_tokens)
+    if batch.step is not None:
+        algorithm = algorithm.at_step(batch.step)
+    shaped: list[float | None] = list(batch.rewards.tolist())
+    is_learned = torch.ones(len(batch.lengths), dtype=torch.bool)
+    if are_scores:
+        shaped, is_learned = _shaped(algorithm, batch)
+        batch = _with_rewards(batch, shaped, is_learned)
     for key in _needed_by(algorithm):
         if key not in batch.per_token:
             raise ConfigError(f"batch.{key} is missing, but {algorithm.name!r} with these settings needs it")
@@ -134,8 +152,46 @@ def compute(algorithm: Algorithm, batch: ToyBatch) -> ToyResult:
         grad_logprobs=batch.ragged(gradient),
         dropped_groups=dropped,
         metrics=parts.sums.means(),
-        notes=_notes(algorithm, dropped),
+        notes=_notes(algorithm, dropped, shaped if are_scores else None),
+        rewards=shaped,
     )
+
+
+def _shaped(algorithm: Algorithm, batch: ToyBatch) -> tuple[list[float | None], Tensor]:
+    """[R] rewards after the algorithm's shapes, and [R] bool: whether a rollout's tokens stay in the loss."""
+    rollouts = [_rollout(batch, i) for i in range(len(batch.lengths))]
+    rewards: list[float | None] = [None] * len(rollouts)
+    index_of = batch.group_index.tolist()
+    for index in sorted(set(index_of)):
+        places = [i for i, group in enumerate(index_of) if group == index]
+        group = Group(rollouts[places[0]].problem, tuple(rollouts[i] for i in places))
+        for place, reward in zip(places, algorithm.shape(group), strict=True):
+            rewards[place] = reward
+    is_learned = [reward is not None and algorithm.in_loss(one) for one, reward in zip(rollouts, rewards, strict=True)]
+    return rewards, torch.tensor(is_learned)
+
+
+def _rollout(batch: ToyBatch, i: int) -> Rollout:
+    target = batch.target_tokens[i] if batch.target_tokens else None
+    problem = Problem(str(batch.groups[i]), (), None, {} if target is None else {"target_tokens": target})
+    reward = float(batch.rewards[i])
+    is_correct = batch.correct[i] if batch.correct else reward >= 1
+    is_truncated = bool(batch.truncated and batch.truncated[i])
+    tokens = int(batch.mask[i].sum())
+    finish = FinishReason.LENGTH if is_truncated else FinishReason.STOP
+    turn = Turn((), Completion((), (), finish, reported_tokens=tokens), Message("assistant", ""))
+    verdict = Verdict.correct() if is_correct else Verdict.incorrect()
+    return Rollout(problem, i, [turn], Stop.LENGTH if is_truncated else Stop.STOP, {"batch": verdict}, reward)
+
+
+def _with_rewards(batch: ToyBatch, rewards: list[float | None], is_learned: Tensor) -> ToyBatch:
+    """The batch with shaped rewards. A rollout that was left out is alone in a group of its own, and without tokens."""
+    groups = tuple(
+        label if reward is not None else ["left out", i]
+        for i, (label, reward) in enumerate(zip(batch.groups, rewards, strict=True))
+    )
+    numbers = torch.tensor([0.0 if reward is None else reward for reward in rewards], dtype=torch.float64)
+    return replace(batch, rewards=numbers, groups=groups, mask=batch.mask & is_learned.unsqueeze(1))
 
 
 def _needed_by(algorithm: Algorithm) -> list[str]:
@@ -158,12 +214,16 @@ def _dropped(algorithm: Algorithm, batch: ToyBatch) -> list[Any]:
     return [labels[index] for index, rewards in members.items() if not algorithm.keep_group(_group(labels[index], rewards))]
 
 
-def _notes(algorithm: Algorithm, dropped: Sequence[Any]) -> list[str]:
+def _notes(algorithm: Algorithm, dropped: Sequence[Any], shaped: Sequence[float | None] | None) -> list[str]:
     notes = []
     if dropped:
         labels = ", ".join(map(str, dropped))
         notes.append(f"training would drop and refill groups without signal: {labels}; they are part of these numbers")
-    if not isinstance(algorithm.shape, Identity):
+    if shaped is not None:
+        notes.append("rewards were taken as scores, and shaped")
+        left_out = [str(i) for i, reward in enumerate(shaped) if reward is None]
+        notes += [f"rollouts {', '.join(left_out)} are left out of their groups"] if left_out else []
+    elif not isinstance(algorithm.shape, Identity):
         shape = type(algorithm.shape).__name__
         notes.append(f"rewards are taken as final: the {shape} that training adds is not applied to them")
     return notes
@@ -229,6 +289,38 @@ def _bit(value: object, row: int, t: int) -> float:
     if value not in (0, 1):
         raise ConfigError(f"batch.mask[{row}][{t}] = {value!r}; give 1 for a sampled token and 0 for any other")
     return float(bool(value))
+
+
+def _flags(key: str, data: Mapping[Any, Any], count: int) -> tuple[bool, ...]:
+    if data.get(key) is None:
+        return ()
+    values = _list(key, data[key])
+    if len(values) != count or any(value not in (0, 1) for value in values):
+        raise ConfigError(f"batch.{key} = {values!r}; give true or false for each of the {count} rollouts")
+    return tuple(map(bool, values))
+
+
+def _targets(data: Mapping[Any, Any], groups: Sequence[Any]) -> tuple[float | None, ...]:
+    given = data.get("target_tokens")
+    if given is None:
+        return ()
+    values = given if isinstance(given, list) else [given] * len(groups)
+    if len(values) != len(groups):
+        raise ConfigError(
+            f"batch.target_tokens has {len(values)} entries for {len(groups)} rollouts; give one for each, or a number"
+        )
+    numbers = tuple(None if value is None else _number("target_tokens", value, (i,)) for i, value in enumerate(values))
+    of_group: dict[str, float | None] = {}
+    for label, number in zip(groups, numbers, strict=True):
+        if of_group.setdefault(json.dumps(label, sort_keys=True), number) != number:
+            raise ConfigError(f"batch.target_tokens differs within group {label!r}; the rollouts of a group share a prompt")
+    return numbers
+
+
+def _step(value: object) -> int | None:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise ConfigError(f"batch.step = {value!r}; give the number of finished steps, 0 or more")
 
 
 def _max_tokens(value: object) -> int | None:

@@ -31,7 +31,7 @@ from rlvr.trainers.lock import locked
 from rlvr.trainers.lora import check_adapter, with_adapter
 from rlvr.trainers.metrics import check_writers
 from rlvr.trainers.optimizer import learning_rate
-from rlvr.trainers.plan import arithmetic, check_recipe, training_problems
+from rlvr.trainers.plan import algorithm_of, arithmetic, check_recipe, training_problems
 from rlvr.trainers.rundir import RunFolder, default_path, write_text
 from rlvr.trainers.session import Session
 from rlvr.trainers.sft import SupervisedRun
@@ -84,7 +84,7 @@ def train_or_resume(recipe: Recipe | str | Path, *, observer: Observer | None = 
     if not (path / "config.toml").is_file():
         return train(chosen, observer=observer)
     folder, stored = RunFolder.open(path)
-    algorithm = build(chosen.algorithm.name, chosen.algorithm.arguments) if isinstance(chosen, RunConfig) else None
+    algorithm = algorithm_of(chosen)
     asked = check_recipe(chosen, load_task(chosen.task, chosen.task_args), algorithm)
     _check_same(path, stored, asked if asked.threads else asked.model_copy(update={"threads": stored.threads}))
     if not folder.summary.is_file():
@@ -149,7 +149,7 @@ def _as_preset(algorithm: Algorithm) -> dict[str, Any]:
 def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: bool) -> Run:
     began = time.monotonic()
     _use_threads(recipe.threads)
-    algorithm = build(recipe.algorithm.name, recipe.algorithm.arguments) if isinstance(recipe, RunConfig) else None
+    algorithm = algorithm_of(recipe)
     task = load_task(recipe.task, recipe.task_args)
     recipe = check_recipe(recipe, task, algorithm)
     check_writers(recipe.wandb)
@@ -306,7 +306,7 @@ def dry_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
     Raises:
         ConfigError, PluginError, TaskError, CheckpointError: what `train` would refuse.
     """
-    algorithm = build(recipe.algorithm.name, recipe.algorithm.arguments) if isinstance(recipe, RunConfig) else None
+    algorithm = algorithm_of(recipe)
     task = load_task(recipe.task, recipe.task_args)
     resolved = check_recipe(recipe, task, algorithm)
     parameters = _count_parameters(resolved, task)

@@ -22,8 +22,8 @@ from rlvr.trainers.algorithms import (
     reinforce,
     reinforce_pp,
     rloo,
-    settings_of,
 )
+from rlvr.trainers.arguments import settings_of
 from rlvr.trainers.kl import K1, K2
 from rlvr.trainers.objectives import Clipped, Reinforce, SequenceClipped, StopGradRatio
 from rlvr.trainers.shaping import Identity, KeepAll, MixedOutcomes, OverlongPenalty
