@@ -26,3 +26,19 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     for size in range(n - correct + 1, n + 1):
         all_wrong *= 1.0 - k / size
     return 1.0 - all_wrong
+
+
+def all_pass_at_k(n: int, correct: int, k: int) -> float:
+    """pass^k: probability that all of k samples, drawn without replacement from n of which `correct` are right, are right.
+
+    Equal to C(correct, k) / C(n, k): unbiased for p^k. What a user needs who asks k times and wants every answer right.
+
+    Source: Yao et al. 2024 (tau-bench), arXiv:2406.12045, section 2.
+
+    Raises:
+        ValueError: as `pass_at_k`.
+
+    >>> all_pass_at_k(n=4, correct=3, k=2)
+    0.5
+    """
+    return 1.0 - pass_at_k(n, n - correct, k)

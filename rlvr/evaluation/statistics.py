@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from rlvr.seeding import seed as seed_of
 
 RESAMPLES = 5_000
+UNSEEN = 0.1  # of a problem, at either bound
 _CHUNK = 4_000_000  # drawn indices held at once: 32 MB
 
 Floats = NDArray[np.float64]
@@ -38,17 +39,22 @@ def estimate(
     confidence: float = 0.95,
     bounds: tuple[float, float] | None = (0.0, 1.0),
 ) -> Estimate:
-    """Mean of one value per problem, with a BCa bootstrap interval over problems.
+    """Mean of one value per problem, with an interval over problems.
 
-    Problems are resampled, not samples: the samples of one problem are not independent evidence about the next problem.
-    BCa rather than plain percentiles, because per-problem pass@k is skewed and percentiles then cover too rarely
-    (simulated with 20 problems: 91-94 % against 93-96 %, at a nominal 95 %).
+    The problem is the unit, not the sample: the samples of one problem are not independent evidence about the next problem, and
+    how its value scatters over problems already holds the noise of its samples, so nothing is resampled within a problem.
 
-    Equal values would give an interval of width zero, which no finite set of problems deserves. With `bounds` the
-    interval is then the exact one for a share of unseen, differing problems (Clopper-Pearson at 0 or n successes):
-    20 problems all solved give [0.83, 1]. `bounds=None` (a quantity without a known range) returns the bare value.
+    With `bounds` the interval is Wilson's score interval at the number of coin flips that would scatter as much as these values
+    do, with Student's quantile. The spread counts a tenth of an unseen problem at either bound: values that are nearly all equal
+    hide the rare ones that differ, and then every interval from their own spread is too short. A BCa bootstrap covers 78 to 95 %
+    where this one covers 93 to 97 % (`benchmarks/interval_coverage.py`, 30 problems). Values that are all equal get the exact
+    interval for a share of unseen, differing problems (Clopper-Pearson at 0 or n successes): 20 problems all solved give
+    [0.83, 1].
 
-    Source: Efron 1987, "Better Bootstrap Confidence Intervals", JASA 82(397), eqs. 4.1-4.4; Clopper & Pearson 1934.
+    `bounds=None`, a quantity without a known range: a BCa bootstrap over problems, and the bare value where all are equal.
+
+    Source: Wilson 1927, JASA 22(158); Efron 1987, "Better Bootstrap Confidence Intervals", JASA 82(397), eqs. 4.1-4.4; Clopper
+    & Pearson 1934. The use of an effective number of trials follows Korn & Graubard 1998, Survey Methodology 24(2).
 
     Raises:
         ValueError: no values, a value that is not finite or outside `bounds`, or a confidence outside (0, 1).
@@ -66,8 +72,49 @@ def estimate(
     if sample.min() == sample.max():
         low, high = _interval_of_equal_values(float(sample[0]), sample.size, confidence, bounds)
         return Estimate(float(sample[0]), low, high, sample.size)
-    low, high = _bca(sample, _resampled_means(sample, seed), confidence)
-    return Estimate(mean, low, high, sample.size)
+    if bounds is None:
+        low, high = _bca(sample, _resampled_means(sample, seed), confidence)
+    else:
+        width = bounds[1] - bounds[0]
+        low, high = (bounds[0] + width * end for end in score_interval((sample - bounds[0]) / width, confidence))
+    # Summation order can leave the mean a rounding error outside.
+    return Estimate(mean, min(low, mean), max(high, mean), sample.size)
+
+
+def score_interval(shares: Floats, confidence: float = 0.95) -> tuple[float, float]:
+    """The bounded interval of `estimate` for values in [0, 1] that are not all equal."""
+    n, mean = shares.size, float(shares.mean())
+    unseen = UNSEEN * (mean**2 + (1.0 - mean) ** 2)
+    variance = (float(((shares - mean) ** 2).sum()) + unseen) / (n - 1)
+    trials = n * mean * (1.0 - mean) / variance
+    z = t_quantile((1.0 + confidence) / 2.0, n - 1)
+    centre = (mean + z * z / (2.0 * trials)) / (1.0 + z * z / trials)
+    half = z / (1.0 + z * z / trials) * math.sqrt(mean * (1.0 - mean) / trials + z * z / (4.0 * trials * trials))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t distribution, to three digits and better.
+
+    Source: Abramowitz & Stegun 1964, 26.7.5; the closed forms for one and two degrees of freedom.
+
+    >>> [round(t_quantile(0.975, degrees), 2) for degrees in (1, 2, 3, 29)]
+    [12.71, 4.3, 3.18, 2.05]
+    """
+    if degrees < 1:
+        raise ValueError(f"degrees = {degrees}: a t distribution has 1 degree of freedom or more")
+    if degrees == 1:
+        return math.tan(math.pi * (probability - 0.5))
+    if degrees == 2:
+        return (2.0 * probability - 1.0) / math.sqrt(2.0 * probability * (1.0 - probability))
+    z = NormalDist().inv_cdf(probability)
+    terms = (
+        (z**3 + z) / 4.0,
+        (5.0 * z**5 + 16.0 * z**3 + 3.0 * z) / 96.0,
+        (3.0 * z**7 + 19.0 * z**5 + 17.0 * z**3 - 15.0 * z) / 384.0,
+        (79.0 * z**9 + 776.0 * z**7 + 1482.0 * z**5 - 1920.0 * z**3 - 945.0 * z) / 92160.0,
+    )
+    return z + sum(term / degrees**power for power, term in enumerate(terms, start=1))
 
 
 def paired_gain(before: Sequence[float], after: Sequence[float], *, seed: int = 0, confidence: float = 0.95) -> Estimate:
@@ -79,7 +126,13 @@ def paired_gain(before: Sequence[float], after: Sequence[float], *, seed: int = 
     if len(before) != len(after):
         raise ValueError(f"{len(before)} problems before, but {len(after)} after: a paired gain needs the same problems")
     differences = [b - a for a, b in zip(before, after, strict=True)]
-    return estimate(differences, seed=seed, confidence=confidence, bounds=(-1.0, 1.0))
+    if not differences or min(differences) == max(differences) or max(map(abs, differences)) > 1.0:
+        return estimate(differences, seed=seed, confidence=confidence, bounds=(-1.0, 1.0))
+    # Student's interval: differences scatter around a middle, not near a bound, and a score interval would only be longer.
+    sample = np.asarray(differences)
+    mean = float(sample.mean())
+    half = t_quantile((1.0 + confidence) / 2.0, sample.size - 1) * float(sample.std(ddof=1)) / math.sqrt(sample.size)
+    return Estimate(mean, max(-1.0, mean - half), min(1.0, mean + half), sample.size)
 
 
 def _interval_of_equal_values(value: float, n: int, confidence: float, bounds: tuple[float, float] | None) -> tuple[float, float]:
@@ -113,8 +166,7 @@ def _bca(sample: Floats, means: Floats, confidence: float) -> tuple[float, float
         scale = 1.0 - acceleration * shifted
         quantiles.append(normal.cdf(bias + shifted / scale) if scale > 0 else float(shifted > 0))
     low, high = np.quantile(means, quantiles)
-    # Summation order can leave the mean a rounding error outside.
-    return min(float(low), float(sample.mean())), max(float(high), float(sample.mean()))
+    return float(low), float(high)
 
 
 def is_finite_number(value: object) -> bool:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlvr.evaluation import statistics
-from rlvr.evaluation.statistics import estimate, is_finite_number, paired_gain
+from rlvr.evaluation.statistics import estimate, is_finite_number, paired_gain, t_quantile
 from rlvr.seeding import seed
 
 
@@ -21,10 +21,40 @@ def test_the_interval_holds_the_mean_and_stays_inside_the_bounds(values: list[fl
     assert found.n_problems == len(values)
 
 
-def test_the_interval_depends_on_the_seed_alone() -> None:
+def test_a_bootstrapped_interval_depends_on_the_seed_alone_and_a_bounded_one_on_nothing() -> None:
     values = [0.0, 0.25, 0.5, 1.0, 1.0, 0.75]
-    assert estimate(values, seed=3) == estimate(values, seed=3)
-    assert estimate(values, seed=3) != estimate(values, seed=4)
+    assert estimate(values, seed=3, bounds=None) == estimate(values, seed=3, bounds=None)
+    assert estimate(values, seed=3, bounds=None) != estimate(values, seed=4, bounds=None)
+    assert estimate(values, seed=3) == estimate(values, seed=4)
+
+
+@pytest.mark.parametrize(
+    ("degrees", "printed"),  # t tables, two-sided 95 %
+    [(1, 12.706), (2, 4.303), (3, 3.182), (4, 2.776), (5, 2.571), (10, 2.228), (29, 2.045), (99, 1.984), (499, 1.965)],
+)
+def test_quantiles_of_students_distribution_are_those_of_the_tables(degrees: int, printed: float) -> None:
+    assert t_quantile(0.975, degrees) == pytest.approx(printed, abs=0.004)
+    assert t_quantile(0.025, degrees) == pytest.approx(-printed, abs=0.004)
+
+
+def test_zeros_and_ones_get_about_wilsons_interval() -> None:
+    # 90 of 100: Wilson at z = 1.96 gives [0.826, 0.945].
+    found = estimate([1.0] * 90 + [0.0] * 10)
+    assert (found.low, found.high) == (pytest.approx(0.826, abs=0.003), pytest.approx(0.945, abs=0.003))
+
+
+def test_rare_failures_that_the_sample_nearly_hides_do_not_make_the_interval_shrink_to_nothing() -> None:
+    found = estimate([1.0] * 29 + [0.97])
+    assert found.low < 0.985
+    assert found.high > 0.9995
+
+
+def test_a_gain_has_students_interval() -> None:
+    differences = [0.5, -0.25, 0.25, 0.0, 0.25]
+    found = paired_gain([0.5] * 5, [0.5 + difference for difference in differences])
+    half = 2.776 * float(np.std(differences, ddof=1)) / math.sqrt(5)
+    assert found.mean == pytest.approx(0.15)
+    assert (found.low, found.high) == (pytest.approx(0.15 - half, abs=1e-3), pytest.approx(0.15 + half, abs=1e-3))
 
 
 @pytest.mark.parametrize(("alpha", "beta"), [(0.3, 0.9), (2.0, 2.0)])
