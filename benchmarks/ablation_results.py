@@ -1,0 +1,176 @@
+"""Finished runs of an ablation as numbers: what each measured over training, and how arms differ seed by seed."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlvr.evaluation.ledger import rollout_from_json
+from rlvr.evaluation.passk import pass_at_k
+from rlvr.filtering.beta import beta_quantile
+from rlvr.types import Outcome
+
+TARGET = 0.45  # the pass@1 that "to target" means, for problems of which a third is out of reach; the bases start near 0.25
+TO_TARGET = {"to_target_tokens": "sampled_tokens", "to_target_s": "wall_s"}
+TRAINED_WITH = ("entropy", "clip_share", "ref_kl")  # recorded by training steps, not by measurements
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Arms to set side by side; the first is the one that the others are compared with."""
+
+    name: str
+    title: str
+    arms: tuple[str, ...]
+    metrics: tuple[str, ...]
+    curve: str  # metric that is drawn
+    over: str = "step"  # what it is drawn over: step, sampled_tokens or wall_s
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measurement on held-out problems, and what training had cost until then."""
+
+    step: int
+    sampled_tokens: int  # generated for training, with those of the offline filter
+    wall_s: float  # of training steps and the offline filter; measurements are left out
+    values: dict[str, float]  # metric -> value; a metric without one (no wrong answer, no step yet) is missing
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One finished run: its measurements in order of steps."""
+
+    seed: int
+    points: tuple[Point, ...]
+
+    def final(self, metric: str) -> float:
+        """The value at the end; for a cost, what it took to reach the target (infinite where it was not reached).
+
+        NaN where the run has no such value.
+        """
+        if metric in TO_TARGET:
+            return self.cost_of(TARGET, TO_TARGET[metric])
+        return self.points[-1].values.get(metric, math.nan)
+
+    def cost_of(self, target: float, cost: str) -> float:
+        """What training had cost when pass@1 first reached `target`, between two measurements in proportion."""
+        before: Point | None = None
+        for point in self.points:
+            reached = point.values["pass@1"]
+            if reached >= target:
+                if before is None:
+                    return float(getattr(point, cost))
+                share = (target - before.values["pass@1"]) / (reached - before.values["pass@1"])
+                return float(getattr(before, cost) + share * (getattr(point, cost) - getattr(before, cost)))
+            before = point
+        return math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Mean over seeds of (arm - baseline) with its 95 % t interval; NaN bounds with fewer than two seeds."""
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+
+    @property
+    def is_clear(self) -> bool:
+        """The interval does not hold 0."""
+        return self.low > 0 or self.high < 0
+
+
+def read_series(folder: Path, *, seed: int, cost: Path | None = None) -> Series:
+    """A finished run folder; `cost` is what an offline filter had spent before it (`tokens`, `wall_s`)."""
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    spent = {"tokens": 0, "wall_s": 0.0} if cost is None else json.loads(cost.read_text(encoding="utf-8"))
+    points: list[Point] = []
+    for path in sorted((folder / "evaluations").glob("step-??????.json")):
+        step = int(path.stem.removeprefix("step-"))
+        done = [row for row in steps if row["step"] <= step]
+        since = [row for row in done if not points or row["step"] > points[-1].step]
+        measured = json.loads(path.read_text(encoding="utf-8"))["held-out"]
+        values = _measured(measured["results"], measured["samples_per_problem"]) | _wrong(path.with_suffix(".held-out.jsonl.gz"))
+        for name in TRAINED_WITH:
+            found = [row[name] for row in since if row.get(name) is not None]
+            values |= {name: statistics.fmean(found)} if found else {}
+        points.append(
+            Point(
+                step,
+                spent["tokens"] + sum(row["tokens"] for row in done),
+                spent["wall_s"] + sum(row["time_step_s"] for row in done),
+                values,
+            )
+        )
+    if not points:
+        raise ValueError(f"{folder} holds no measurement; the run needs eval.problems of 1 or more")
+    return Series(seed, tuple(points))
+
+
+def _measured(results: Sequence[dict[str, Any]], samples: int) -> dict[str, float]:
+    return {
+        "tokens": statistics.fmean(row["tokens_mean"] for row in results),
+        **{
+            f"pass@{k}": statistics.fmean(pass_at_k(row["scored"], row["correct"], k) for row in results if row["scored"] >= k)
+            for k in (1, 8)
+            if k <= samples
+        },
+    }
+
+
+def _wrong(path: Path) -> dict[str, float]:
+    """Length of the answers that are wrong, and of those that are right, in tokens."""
+    lengths: dict[str, list[int]] = {"wrong_tokens": [], "right_tokens": []}
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        for line in lines:
+            rollout = rollout_from_json(json.loads(line))
+            if rollout.verdict is not None and rollout.verdict.outcome is not Outcome.VERIFIER_ERROR:
+                lengths["right_tokens" if rollout.is_correct else "wrong_tokens"].append(rollout.completion_tokens)
+    return {name: statistics.fmean(found) for name, found in lengths.items() if found}
+
+
+def paired(baseline: Sequence[Series], arm: Sequence[Series], metric: str) -> Difference:
+    """arm - baseline at the end, over the seeds that both have finite values for."""
+    pairs = [(ours, theirs) for ours, theirs in _pairs(baseline, arm, metric) if math.isfinite(ours) and math.isfinite(theirs)]
+    return difference([theirs - ours for ours, theirs in pairs])
+
+
+def ratios(baseline: Sequence[Series], arm: Sequence[Series], metric: str) -> list[float]:
+    """arm / baseline for each seed whose baseline has a finite value; infinite where the arm never came there."""
+    return [theirs / ours for ours, theirs in _pairs(baseline, arm, metric) if math.isfinite(ours)]
+
+
+def _pairs(baseline: Sequence[Series], arm: Sequence[Series], metric: str) -> list[tuple[float, float]]:
+    by_seed = {series.seed: series for series in baseline}
+    return [(by_seed[one.seed].final(metric), one.final(metric)) for one in arm if one.seed in by_seed]
+
+
+def difference(values: Sequence[float]) -> Difference:
+    """Mean and 95 % t interval of one value per seed. With five seeds a bootstrap would be too narrow."""
+    if not values:
+        return Difference(math.nan, math.nan, math.nan, 0)
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return Difference(mean, math.nan, math.nan, len(values))
+    reach = t_quantile(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return Difference(mean, mean - reach, mean + reach, len(values))
+
+
+def t_quantile(freedom: int) -> float:
+    """Student's t below which 97.5 % lie: t² / (t² + freedom) is Beta(1/2, freedom / 2).
+
+    >>> round(t_quantile(4), 3)
+    2.776
+    """
+    x = float(beta_quantile(0.95, np.array([0.5]), np.array([freedom / 2]))[0])
+    return math.sqrt(freedom * x / (1 - x))

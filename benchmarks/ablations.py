@@ -1,0 +1,274 @@
+"""What each part of an algorithm, of the choice of problems and of the reward is worth: ablations on the quickstart's tiny base.
+
+    python benchmarks/ablations.py --work runs/ablations                       all comparisons; hours on one core
+    python benchmarks/ablations.py --work runs/ablations --only dr_grpo,kl     some of them
+    python benchmarks/ablations.py --from runs/ablations --docs docs           tables and plots of the finished runs alone
+
+One base a seed, then every arm from it: the same problems, seeds, steps and learning rate, one setting changed. Every run is a
+run folder of `rlvr.train`, so nothing is measured here that a run does not record, and finished runs are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from ablation_pages import write_pages
+from ablation_results import Comparison, Series, read_series
+
+from rlvr.config import Recipe, load_recipe
+from rlvr.engines.subject import Subject
+from rlvr.filtering.filter import FilterRequest, filter_task
+from rlvr.filtering.window import Window
+from rlvr.trainers.train import train_or_resume
+
+CHAINS = Path(__file__).parents[1] / "tasks" / "chains"
+BASE = ("task_args={terms=[2,6]}", "steps=900", "checkpoint.every=0", "checkpoint.keep=1", "threads=1")
+TRAINING_PROBLEMS, FILTER_SAMPLES, KEEP = 256, 8, Window(0.2, 0.8)
+COMMON = (
+    "threads=1",
+    "checkpoint.every=0",
+    "checkpoint.keep=1",
+    "rollout.group_size=8",
+    "rollout.problems_per_step=16",
+    f"data.problems={TRAINING_PROBLEMS}",
+    "optim.lr=3e-4",
+    "optim.schedule=constant",
+    "eval.n=8",
+    "eval.k=[1,8]",
+    "eval.greedy=false",
+    "eval.variants=false",
+)
+DYNAMIC = ("algorithm=dapo", "algorithm.overlong=false", "algorithm.clip_high=0.2", "algorithm.aggregate=sequence_mean")
+SHAPES = f"{Path(__file__).parent / 'ablation_shapes.py'}"
+REUSE = ("optim.epochs=2", "optim.minibatches=2")  # four optimizer steps a batch
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """The problems that are trained and measured on, and for how long. All runs start from a base that saw 2 to 6 digits."""
+
+    terms: tuple[int, int]
+    steps: int
+    every: int  # steps between two measurements
+    held_out: int  # problems of a measurement
+
+
+WITHIN_REACH = Setting((2, 6), steps=40, every=10, held_out=64)
+# Chains of seven digits and more are out of reach, those of two and three soon always solved: choosing can save something.
+MIXED = Setting((2, 9), steps=60, every=10, held_out=128)
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One way to train: what it is called in tables, and its settings on top of the common ones, as on the command line."""
+
+    name: str
+    words: str
+    overrides: tuple[str, ...]
+    setting: Setting = WITHIN_REACH
+    is_filtered: bool = False  # trains on the offline window of its base's pass rates, whose tokens and time count
+
+
+def _curriculum(name: str) -> tuple[str, ...]:
+    return ("algorithm=grpo", f'curriculum={{name="{name}"}}')
+
+
+def _shaped(name: str, words: str, shape: str, **arguments: float) -> Arm:
+    settings = "".join(f", {key}={value}" for key, value in arguments.items())
+    return Arm(name, words, ("algorithm=grpo", f'shapes=[{{name="{shape}"{settings}}}]'))
+
+
+ARMS = {
+    arm.name: arm
+    for arm in (
+        Arm("grpo", "GRPO", ("algorithm=grpo",)),
+        Arm("dr_grpo", "Dr.GRPO", ("algorithm=dr_grpo",)),
+        Arm("token_mean", "GRPO, token mean", ("algorithm=grpo", "algorithm.aggregate=token_mean")),
+        Arm("kl", "GRPO, KL 0.04", ("algorithm=grpo", "algorithm.kl_coef=0.04")),
+        Arm("clip_symmetric", "clip 0.2 / 0.2", ("algorithm=grpo", *REUSE)),
+        Arm("clip_higher", "clip 0.2 / 0.28", ("algorithm=grpo", "algorithm.clip_high=0.28", *REUSE)),
+        Arm("mixed", "none", ("algorithm=grpo",), MIXED),
+        Arm("dynamic", "dynamic sampling", DYNAMIC, MIXED),
+        Arm("window", "offline window", ("algorithm=grpo",), MIXED, is_filtered=True),
+        Arm("dynamic_window", "both", DYNAMIC, MIXED, is_filtered=True),
+        _shaped("kimi", "kimi_length, weight 0.5", "kimi_length", weight=0.5),
+        _shaped("cosine", "cosine_length, at most 64 tokens", "cosine_length"),
+        _shaped("overlong", "overlong_penalty, 16 to 40 tokens", "overlong_penalty", max_tokens=40, buffer=24),
+        _shaped("lcpo_exact", "lcpo_exact, target 20", f"{SHAPES}:exact", target=20, alpha=0.02),
+        _shaped("lcpo_max", "lcpo_max, target 20", f"{SHAPES}:most", target=20, alpha=0.02),
+    )
+}
+COMPARISONS = (
+    Comparison(
+        "dr_grpo",
+        "Dr.GRPO against GRPO",
+        ("grpo", "dr_grpo"),
+        curve="wrong_tokens",
+        metrics=("wrong_tokens", "tokens", "pass@1"),
+    ),
+    Comparison(
+        "aggregation",
+        "Token mean against sequence mean",
+        ("grpo", "token_mean"),
+        curve="pass@1",
+        metrics=("pass@1", "pass@8", "tokens", "entropy"),
+    ),
+    Comparison(
+        "clip",
+        "Clip-higher against symmetric clipping",
+        ("clip_symmetric", "clip_higher"),
+        curve="entropy",
+        metrics=("entropy", "pass@8", "pass@1", "clip_share"),
+    ),
+    Comparison("kl", "KL against none", ("grpo", "kl"), curve="entropy", metrics=("pass@1", "pass@8", "entropy", "tokens")),
+    Comparison(
+        "sampling",
+        "Dynamic sampling and the offline window",
+        ("mixed", "dynamic", "window", "dynamic_window"),
+        curve="pass@1",
+        over="sampled_tokens",
+        metrics=("pass@1", "to_target_tokens", "to_target_s", "pass@8"),
+    ),
+    Comparison(
+        "length",
+        "Length penalties",
+        ("grpo", "kimi", "cosine", "overlong", "lcpo_exact", "lcpo_max"),
+        curve="pass@1",
+        over="tokens",
+        metrics=("tokens", "pass@1", "wrong_tokens", "right_tokens"),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One run to make. `steps` None: as the arm's setting says."""
+
+    arm: Arm
+    seed: int
+    work: Path
+    steps: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.work / "runs" / self.arm.name / str(self.seed)
+
+    @property
+    def base(self) -> Path:
+        return self.work / "base" / str(self.seed)
+
+    @property
+    def pass_rates(self) -> Path:
+        """What the offline filter found about the base; its cost lies beside it."""
+        return self.work / "pass_rates" / f"{self.seed}.jsonl"
+
+
+def make(job: Job) -> str:
+    """Train one arm from its base, which is made first where it is not there; a finished run is left alone."""
+    started = time.perf_counter()
+    train_or_resume(load_recipe(CHAINS / "base.toml", [*BASE, f"out={job.base}", f"seed={job.seed}"]))
+    if job.arm.is_filtered:
+        measure_pass_rates(job)
+    train_or_resume(recipe_of(job))
+    return f"{job.arm.name} {job.seed}: {time.perf_counter() - started:.0f} s"
+
+
+def recipe_of(job: Job) -> Recipe:
+    setting = job.arm.setting
+    given = [
+        *COMMON,
+        f"task_args={{terms={list(setting.terms)}}}",
+        f"model={job.base}",
+        f"out={job.folder}",
+        f"seed={job.seed}",
+        f"steps={job.steps or setting.steps}",
+        f"eval.every={setting.every}",
+        f"eval.problems={setting.held_out}",
+    ]
+    if job.arm.is_filtered:
+        given += [f"data.pass_rates={job.pass_rates}", f"data.keep=[{KEEP.low},{KEEP.high}]"]
+    return load_recipe(CHAINS / "quickstart.toml", [*given, *job.arm.overrides])
+
+
+def measure_pass_rates(job: Job) -> None:
+    """The offline filter on the base, once; what it cost is written last, so that it says that the filter is finished."""
+    cost = cost_file(job.pass_rates)
+    if cost.exists():
+        return
+    started = time.perf_counter()
+    recipe = recipe_of(job)
+    subject = Subject(model=recipe.model, task=recipe.task, task_args=recipe.task_args)
+    job.pass_rates.parent.mkdir(parents=True, exist_ok=True)
+    found = filter_task(
+        FilterRequest(subject, n=FILTER_SAMPLES, keep=KEEP, limit=TRAINING_PROBLEMS, seed=job.seed, out=job.pass_rates)
+    )
+    spent = {
+        "tokens": round(sum(rate.n * rate.mean_tokens for rate in found.rates.by_id.values())),
+        "wall_s": time.perf_counter() - started,
+        "kept": len(found.rates.kept(KEEP)),
+    }
+    cost.write_text(json.dumps(spent) + "\n", encoding="utf-8")
+
+
+def cost_file(pass_rates: Path) -> Path:
+    return pass_rates.with_suffix(".cost.json")
+
+
+def jobs(comparisons: Sequence[Comparison], work: Path, seeds: Sequence[int], steps: int | None) -> Iterator[Job]:
+    """Every run once, comparison by comparison, the arms of a seed one after the other, so that they meet the same machine."""
+    seen: set[tuple[str, int]] = set()
+    for comparison in comparisons:
+        for seed in seeds:
+            for name in comparison.arms:
+                if (name, seed) not in seen:
+                    seen.add((name, seed))
+                    yield Job(ARMS[name], seed, work, steps)
+
+
+def finished(work: Path) -> dict[str, list[Series]]:
+    """The finished runs below `work`, arm by arm, in the order of their seeds."""
+    found: dict[str, list[Series]] = {}
+    for name, arm in ARMS.items():
+        folders = sorted((path.parent for path in (work / "runs" / name).glob("*/summary.json")), key=lambda path: int(path.name))
+        found[name] = []
+        for folder in folders:
+            job = Job(arm, int(folder.name), work)
+            cost = cost_file(job.pass_rates) if arm.is_filtered else None
+            found[name].append(read_series(folder, seed=job.seed, cost=cost))
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, help="folder of the runs; default: a temporary one")
+    parser.add_argument("--from", type=Path, dest="rebuild", metavar="WORK", help="train nothing, read the finished runs there")
+    parser.add_argument("--docs", type=Path, help="write ablations.md and its plots there; default: print the tables")
+    parser.add_argument("--only", help=f"comparisons, with commas between: {', '.join(c.name for c in COMPARISONS)}")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(300, 305)))
+    parser.add_argument("--steps", type=int, help="of every run; default: 40, or 60 where problems are chosen")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
+    args = parser.parse_args()
+    chosen = [c for c in COMPARISONS if args.only is None or c.name in args.only.split(",")]
+    if args.only is not None and len(chosen) != len(set(args.only.split(","))):
+        parser.error(f"--only {args.only}: known are {', '.join(c.name for c in COMPARISONS)}")
+    with tempfile.TemporaryDirectory() as scratch:
+        work = args.rebuild or args.work or Path(scratch)
+        if args.rebuild is None:
+            planned = list(jobs(chosen, work.resolve(), args.seeds, args.steps))
+            with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as executor:
+                for line in executor.map(make, planned):
+                    print(line, flush=True)
+        write_pages(chosen, {name: arm.words for name, arm in ARMS.items()}, finished(work), args.docs)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
