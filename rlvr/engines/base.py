@@ -2,9 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from rlvr.types import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class WeightUpdate:
+    """How an update of an engine's weights went: the gap between its logprobs and the trainer's afterwards, and its seconds."""
+
+    gap_mean: float
+    gap_max: float
+    elapsed_s: float
+
+    def metrics(self) -> dict[str, float]:
+        return {"engine_gap_mean": self.gap_mean, "engine_gap_max": self.gap_max, "time_weights_s": self.elapsed_s}
 
 
 class TrainableEngine(Engine, Protocol):
@@ -13,8 +26,11 @@ class TrainableEngine(Engine, Protocol):
     policy_version: int
     max_context: int  # prompt and completion together, in tokens
 
-    def update_weights(self) -> None:
-        """Take over the policy's present weights and raise `policy_version` by one. No request may be in flight."""
+    def update_weights(self) -> WeightUpdate | None:
+        """Take over the policy's present weights and raise `policy_version` by one. No request may be in flight.
+
+        None: the engine computes with the policy's own weights, so that there is nothing to compare.
+        """
         ...
 
     async def close(self) -> None: ...

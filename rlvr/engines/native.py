@@ -11,11 +11,12 @@ from typing import Any, Literal
 import torch
 
 from rlvr.engines.load import end_ids
+from rlvr.engines.requests import check_prompt, check_sampling, model_context
 from rlvr.engines.rows import NOT_A_TOKEN, RowTable
 from rlvr.engines.select import choose_decoder
 from rlvr.engines.stops import StopFinder
 from rlvr.engines.threads import decoding_threads, threads
-from rlvr.errors import ContextFullError, EngineError, boundary
+from rlvr.errors import EngineError, boundary
 from rlvr.types import Completion, FinishReason, Sampling
 
 _KEPT_BYTES = 2**28  # of cache, between one burst of requests and the next
@@ -65,7 +66,7 @@ class NativeEngine:
         if max_rows < 1:
             raise EngineError(f"engine max_rows = {max_rows}; set it to 1 or more")
         self.policy_version = 0
-        self.max_context = _context(model, max_context)
+        self.max_context = model_context(getattr(model.config, "max_position_embeddings", None), max_context)
         self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
         self._max_rows = max_rows
         self._stops = None if tokenizer is None else StopFinder(tokenizer)
@@ -96,7 +97,8 @@ class NativeEngine:
             EngineError: an empty prompt, a setting out of range, or a forward pass that failed.
         """
         prompt = tuple(prompt_ids)
-        self._check(prompt, sampling)
+        check_prompt(prompt, vocabulary=self._vocabulary, max_context=self.max_context)
+        check_sampling(sampling, has_tokenizer=self._stops is not None)
         loop = asyncio.get_running_loop()
         self._leave_dead_loop()
         limit = min(sampling.max_tokens, self.max_context - len(prompt))
@@ -272,39 +274,3 @@ class NativeEngine:
             self._table.clear()
         elif loop is not asyncio.get_running_loop():
             raise EngineError("the engine is serving another event loop; use one engine for each loop")
-
-    def _check(self, prompt: tuple[int, ...], sampling: Sampling) -> None:
-        if not prompt:
-            raise EngineError("the prompt is empty; give at least one token (e.g. the beginning-of-sequence token)")
-        if len(prompt) >= self.max_context:
-            raise ContextFullError(
-                f"the prompt has {len(prompt)} tokens, but the context holds {self.max_context}, completion included; "
-                "shorten the prompt or leave the problem out"
-            )
-        if min(prompt) < 0 or max(prompt) >= self._vocabulary:
-            wrong = next(token for token in prompt if not 0 <= token < self._vocabulary)
-            raise EngineError(f"token id {wrong} in the prompt, but the model knows 0..{self._vocabulary - 1}; wrong tokenizer?")
-        _check_sampling(sampling)
-        if sampling.stop and self._stops is None:
-            raise EngineError("stop strings need a tokenizer; give the engine one or leave `stop` empty")
-
-
-def _check_sampling(sampling: Sampling) -> None:
-    ranges = {
-        "max_tokens": (sampling.max_tokens >= 1, "1 or more"),
-        "temperature": (0.0 <= sampling.temperature < float("inf"), "0 (greedy) or more"),
-        "top_p": (0.0 < sampling.top_p <= 1.0, "above 0, up to 1"),
-        "top_k": (sampling.top_k >= 0, "0 (off) or more"),
-        "min_p": (0.0 <= sampling.min_p <= 1.0, "between 0 and 1"),
-        "stop": (all(sampling.stop), "made of non-empty strings"),
-    }
-    for name, (is_right, allowed) in ranges.items():
-        if not is_right:
-            raise EngineError(f"sampling.{name} = {getattr(sampling, name)!r}, but it must be {allowed}")
-
-
-def _context(model: Any, wanted: int | None) -> int:
-    limit = getattr(model.config, "max_position_embeddings", None) or 2**20
-    if wanted is not None and wanted > limit:
-        raise EngineError(f"max_context = {wanted}, but the model has {limit} positions; lower it")
-    return int(wanted or limit)

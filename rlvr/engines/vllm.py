@@ -1,0 +1,224 @@
+"""vLLM as the engine of a run: colocated with the trainer, or as servers on other GPUs and machines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
+from typing import Any, Literal
+
+import torch
+
+from rlvr.engines.base import WeightUpdate
+from rlvr.engines.load import end_ids
+from rlvr.engines.requests import check_prompt, check_sampling, model_context
+from rlvr.engines.vllm_gap import LIMITS, Gap, Probes, check, measure
+from rlvr.engines.vllm_local import LocalReplica, LocalSetup
+from rlvr.engines.vllm_pool import Pool, Replica
+from rlvr.engines.vllm_request import Request
+from rlvr.engines.vllm_servers import Expected, ServerReplica, addresses
+from rlvr.engines.vllm_thread import LoopThread
+from rlvr.engines.vllm_weights import WeightsFolder
+from rlvr.errors import ConfigError, EngineError, boundary
+from rlvr.types import JSON, Completion, Sampling
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class VllmSettings:
+    """`engine.args` that are rlvr's own; all others are vLLM's engine arguments."""
+
+    gap_limit: float | None = None  # mean |logprob gap| to the trainer's model; None: 1e-3 in fp32, 0.15 in bf16
+    restarts: int = 3  # how often an instance that died is brought back
+    folder: str | None = None  # for weights on their way; servers on other machines need one that they share
+    request_s: float = 3600.0  # a server that answers nothing for so long is taken for dead
+    start_s: float = 120.0  # how long a server that was lost may take to come back
+
+
+class VllmEngine:
+    """Generates with vLLM for any number of concurrent `generate` calls, up to `max_rows` at a time on each instance.
+
+    Without `url`, vLLM runs on this machine, in processes of its own that the engine starts and ends. With `url` (several, with
+    commas between them) it asks servers, the least busy first. Tokens go in and come out; text is made only to look for stop
+    strings. Logprobs are those of the distribution sampled from, temperature and truncation included; a greedy request records
+    the log-softmax of the plain logits. A request's seed decides its tokens as far as rounding allows: vLLM's batches are not
+    bitwise reproducible.
+
+    The weights go over at the start and with every `update_weights`; each time both models score the same tokens, and more than
+    `gap_limit` between them is an error. An instance that dies is brought back with the present weights, and what it was asked
+    is asked again.
+
+    `settings` are those of `VllmSettings` and, for the colocated vLLM, its engine arguments (`gpu_memory_utilization`,
+    `kv_cache_memory_bytes`, `tensor_parallel_size`, ...).
+
+    Raises:
+        ConfigError: vLLM or httpx is missing, a setting is unknown, or training runs in several processes.
+        EngineError: vLLM does not start, a server is down or has another model, or the weights do not arrive.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        *,
+        max_rows: int = 256,
+        max_context: int | None = None,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        url: str | Sequence[str] | None = None,
+        **settings: JSON,
+    ) -> None:
+        if precision not in _DTYPES:
+            raise EngineError(f"engine precision = {precision!r}; choose one of {', '.join(_DTYPES)}")
+        if max_rows < 1:
+            raise EngineError(f"engine max_rows = {max_rows}; set it to 1 or more")
+        own, arguments = _split(settings)
+        _check_machine(bool(url), arguments)
+        self.policy_version = 0
+        self.max_context = model_context(getattr(model.config, "max_position_embeddings", None), max_context)
+        self._model = model
+        self._precision = precision
+        self._limit = LIMITS[precision] if own.gap_limit is None else own.gap_limit
+        self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
+        self._has_tokenizer = tokenizer is not None
+        self.eos_ids = end_ids(model, tokenizer)
+        self._probes = Probes(vocabulary=self._vocabulary, max_context=self.max_context, end_ids=tuple(sorted(self.eos_ids)))
+        self._in_flight = 0
+        self._folder = WeightsFolder(own.folder)
+        self._thread = LoopThread("rlvr-vllm")
+        replicas = self._servers(addresses(url), own, max_rows) if url else [self._local(tokenizer, max_rows, arguments)]
+        self._pool = Pool(replicas, restarts=own.restarts)
+        try:
+            self._thread.run(self._pool.start(self._folder.write(model, _DTYPES[precision])))
+            self.start_gap = self._measure_gap()
+        except BaseException:
+            self._close()
+            raise
+
+    @property
+    def restarts(self) -> int:
+        """How often an instance was brought back so far."""
+        return self._pool.restarts
+
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+        """Sample one completion of `prompt_ids`.
+
+        It ends with an end-of-sequence token, with the token that completes a stop string, after `max_tokens`, or where the
+        context is full. Cancelling the call ends the request in vLLM, too.
+
+        Raises:
+            ContextFullError: the prompt is too long.
+            EngineError: a prompt or setting that cannot be served, or no instance of vLLM is left.
+        """
+        prompt = tuple(prompt_ids)
+        check_prompt(prompt, vocabulary=self._vocabulary, max_context=self.max_context)
+        check_sampling(sampling, has_tokenizer=self._has_tokenizer)
+        limit = min(sampling.max_tokens, self.max_context - len(prompt))
+        request = Request(prompt, sampling, limit, tuple(sorted(self.eos_ids)))
+        version = self.policy_version
+        self._in_flight += 1
+        try:
+            draw = await self._thread.hand_over(self._pool.draw(request))
+        finally:
+            self._in_flight -= 1
+        self._probes.remember(prompt, draw.token_ids)
+        return draw.completion(version)
+
+    def update_weights(self) -> WeightUpdate:
+        """Hand the model's present weights over, compare logprobs, and raise `policy_version` by one.
+
+        Raises:
+            EngineError: requests are in flight, the weights do not arrive, or vLLM computes something else with them.
+        """
+        if self._in_flight:
+            raise EngineError(f"weights cannot change while {self._in_flight} requests are in flight; await them first")
+        started = time.perf_counter()
+        weights = self._folder.write(self._model, _DTYPES[self._precision])
+        self._thread.run(self._pool.load(weights))
+        gap = self._measure_gap()
+        self.policy_version += 1
+        return WeightUpdate(gap.mean, gap.largest, time.perf_counter() - started)
+
+    async def close(self) -> None:
+        """End the colocated vLLM and forget servers. Harmless the second time."""
+        self._close()
+
+    def _measure_gap(self) -> Gap:
+        """The largest gap of all instances.
+
+        Raises:
+            EngineError: it is above the limit.
+        """
+        requests = self._probes.requests()
+        drawn = self._thread.run(self._pool.draw_on_each(requests))
+        gaps = {name: measure(requests, draws, self._model, precision=self._precision) for name, draws in drawn.items()}
+        for name, gap in gaps.items():
+            check(gap, self._limit, name)
+        if not gaps:
+            raise EngineError("every instance of vLLM was lost right after it took over the weights")
+        return max(gaps.values(), key=lambda gap: gap.mean)
+
+    def _local(self, tokenizer: Any, max_rows: int, arguments: dict[str, JSON]) -> Replica:
+        folder = self._folder.path / "model"
+        base = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model
+        with boundary(EngineError, f"writing the model's config for vLLM to {folder}"):
+            config = type(base.config).from_dict(base.config.to_dict())
+            config.architectures = [type(base).__name__]
+            config.save_pretrained(folder)
+            if tokenizer is not None:
+                tokenizer.save_pretrained(folder)
+        device = next(self._model.parameters()).device
+        setup = LocalSetup(
+            folder=str(folder),
+            device=device,
+            precision=self._precision,
+            max_rows=max_rows,
+            max_context=self.max_context,
+            kv_bytes=_kv_bytes(base.config, self._precision) * self.max_context,
+            has_tokenizer=tokenizer is not None,
+            arguments=arguments,
+        )
+        return LocalReplica(setup)
+
+    def _servers(self, urls: Sequence[str], own: VllmSettings, max_rows: int) -> list[Replica]:
+        expected = Expected(self.max_context, self._vocabulary)
+        return [ServerReplica(url, expected, max_requests=max_rows, request_s=own.request_s, start_s=own.start_s) for url in urls]
+
+    def _close(self) -> None:
+        try:
+            if hasattr(self, "_pool") and not self._thread.is_stopped:
+                self._thread.run(self._pool.close())
+        finally:
+            self._thread.stop()
+            self._folder.remove()
+
+
+def _split(settings: dict[str, JSON]) -> tuple[VllmSettings, dict[str, JSON]]:
+    names = {field.name for field in fields(VllmSettings)}
+    own = VllmSettings(**{name: value for name, value in settings.items() if name in names})
+    if own.restarts < 0 or (own.gap_limit is not None and own.gap_limit <= 0) or min(own.request_s, own.start_s) <= 0:
+        raise ConfigError(f"{own}: restarts are 0 or more, gap_limit, request_s and start_s more than 0")
+    return own, {name: value for name, value in settings.items() if name not in names}
+
+
+def _check_machine(is_remote: bool, arguments: dict[str, JSON]) -> None:  # noqa: FBT001
+    if is_remote and arguments:
+        raise ConfigError(
+            f"engine.args.{next(iter(arguments))} cannot be set for a server (engine.url): give it to `vllm serve` instead"
+        )
+    missing = "httpx" if is_remote else "vllm"
+    if find_spec(missing) is None:
+        extra = "remote" if is_remote else "vllm"
+        raise ConfigError(f"engine 'vllm' needs {missing}, which is not installed: pip install 'rlvr[{extra}]'")
+    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+        raise ConfigError(
+            "engine 'vllm' serves one trainer process, but this run has several; start one, or use engine.name=native"
+        )
+
+
+def _kv_bytes(config: Any, precision: str) -> int:
+    """Of one token in the cache: a key and a value in every layer."""
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * int(config.num_hidden_layers) * heads * width * (4 if precision == "fp32" else 2)

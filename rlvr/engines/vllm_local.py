@@ -1,0 +1,199 @@
+"""vLLM in processes of its own on this machine, started, driven and started again by this one."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+
+from rlvr.engines.vllm_request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights
+from rlvr.errors import ConfigError, EngineError, boundary
+from rlvr.types import JSON
+
+_WORKER = "rlvr.engines.vllm_worker"
+_OURS = ("model", "load_format", "logprobs_mode", "generation_config", "worker_extension_cls", "weight_transfer_config")
+_SHUTDOWN_S = 5.0
+_SMALLEST_CACHE, _LARGEST_CACHE = 2**27, 2**32  # bytes, on the CPU, where nothing is asked for
+
+
+@dataclass(frozen=True, slots=True)
+class LocalSetup:
+    """What vLLM is started with. `folder` holds the model's config and tokenizer, not its weights."""
+
+    folder: str
+    device: torch.device
+    precision: str
+    max_rows: int
+    max_context: int
+    kv_bytes: int  # of the longest sequence, in the cache
+    has_tokenizer: bool
+    arguments: Mapping[str, JSON]  # the user's, by the names of vLLM's engine arguments
+
+
+class LocalReplica:
+    """One `AsyncLLM`. All methods belong to one event loop."""
+
+    def __init__(self, setup: LocalSetup) -> None:
+        self.name = "the colocated vLLM"
+        self._setup = setup
+        self._engine: Any = None
+        self._ids = itertools.count()
+
+    async def start(self) -> None:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        await self.close()
+        with (
+            boundary(EngineError, f"vLLM did not start; what it said is above (set VLLM_LOGGING_LEVEL=INFO for more). {_ADVICE}"),
+            _environment(self._setup.device),
+        ):
+            arguments = AsyncEngineArgs(**engine_arguments(self._setup))
+            # It imports, forks and waits: everything else in this loop is to go on meanwhile.
+            self._engine = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
+
+    async def draw(self, request: Request) -> Draw:
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        engine = self._living()
+        settings = SamplingParams(**request.settings(), output_kind=RequestOutputKind.FINAL_ONLY)
+        final: Any = None
+        async with self._losses_noticed("sampling"):
+            (prompt,) = await engine.renderer.render_cmpl_async([TokensPrompt(prompt_token_ids=list(request.prompt))])
+            async for output in engine.generate(prompt, settings, f"rlvr-{next(self._ids)}"):
+                final = output
+        if final is None:
+            raise ReplicaLostError(f"{self.name} ended a request without an answer")
+        answer = final.outputs[0]
+        ids = tuple(answer.token_ids)
+        rows = list(answer.logprobs or ())[: len(ids)]  # tokens after a stop string are cut off, their logprobs are not
+        logprobs = tuple(float(row[token].logprob) for token, row in zip(ids, rows, strict=False))
+        versions = {span.version for span in answer.weight_versions or ()}
+        return Draw(ids, logprobs, str(answer.finish_reason), versions.pop() if len(versions) == 1 else None)
+
+    async def load(self, weights: Weights) -> None:
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        engine = self._living()
+        async with self._losses_noticed(f"taking over weights {weights.version}"):
+            await engine.start_weight_update()
+            await engine.update_weights(WeightTransferUpdateRequest({"path": weights.path}))
+            await engine.finish_weight_update(weights.version)
+            # What was computed with other weights would be read for the same prompts, without an error.
+            if not await engine.reset_prefix_cache():
+                raise EngineError("vLLM could not empty its prefix cache after an update: requests are still in flight")
+
+    async def close(self) -> None:
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            with contextlib.suppress(RuntimeError, OSError):  # what is dead already
+                await asyncio.to_thread(engine.shutdown, _SHUTDOWN_S)
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """Ids of vLLM's own processes."""
+        manager = getattr(self._living().engine_core.resources, "engine_manager", None)
+        return tuple(process.pid for process in getattr(manager, "processes", ()))
+
+    def _living(self) -> Any:
+        if self._engine is None or self._engine.errored:
+            raise ReplicaLostError(f"{self.name} died")
+        return self._engine
+
+    @contextlib.asynccontextmanager
+    async def _losses_noticed(self, doing: str) -> AsyncIterator[None]:
+        """Tell an engine that died from a request that it refuses."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            with boundary(EngineError, f"vLLM, {doing}"):
+                yield
+        except EngineError as error:
+            if isinstance(error.__cause__, EngineDeadError) or self._engine is None or self._engine.errored:
+                raise ReplicaLostError(f"{self.name} died while {doing}") from error
+            raise
+
+
+_ADVICE = (
+    "Common reasons: too little memory (engine.args.gpu_memory_utilization, engine.args.kv_cache_memory_bytes, "
+    "engine.max_rows), or a script that trains outside `if __name__ == '__main__':`, which vLLM's processes import again"
+)
+
+
+def engine_arguments(setup: LocalSetup) -> dict[str, JSON]:
+    """vLLM's engine arguments: what the run needs, what its size suggests, and over that what the user set.
+
+    Raises:
+        ConfigError: an argument that vLLM does not have, or one that is not the user's to set.
+    """
+    from vllm.config import WeightTransferConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    known = [field.name for field in fields(AsyncEngineArgs)]
+    for name in setup.arguments:
+        if name in _OURS:
+            raise ConfigError(f"engine.args.{name} is set by rlvr itself; leave it out")
+        if name not in known:
+            raise ConfigError(f"engine.args.{name}: neither rlvr nor this vLLM has such a setting{_close(name, known)}")
+    suggested: dict[str, JSON] = {
+        "dtype": "float32" if setup.precision == "fp32" else "bfloat16",
+        "max_model_len": setup.max_context,
+        "max_num_seqs": setup.max_rows,
+        "disable_log_stats": True,
+        "skip_tokenizer_init": not setup.has_tokenizer,
+    }
+    if setup.device.type == "cpu":
+        # Compiling takes longer than it saves on the CPU; the cache is taken from the memory that training needs, too.
+        suggested |= {"enforce_eager": True, "kv_cache_memory_bytes": _cache_bytes(setup)}
+    else:
+        suggested["gpu_memory_utilization"] = 0.4  # the trainer has the same GPU
+    ours = {
+        "model": setup.folder,
+        "load_format": "dummy",  # the weights come as those of every update do
+        "logprobs_mode": LOGPROBS_MODE,
+        "generation_config": "vllm",  # nobody's defaults over the recipe's sampling
+        "worker_extension_cls": f"{_WORKER}.Worker",
+        "weight_transfer_config": WeightTransferConfig(backend="rlvr_file"),
+    }
+    return {**suggested, **setup.arguments, **ours}
+
+
+def _cache_bytes(setup: LocalSetup) -> int:
+    """Room for all rows at their longest, within limits: rows that do not fit wait."""
+    return max(_SMALLEST_CACHE, setup.kv_bytes, min(setup.kv_bytes * setup.max_rows, _LARGEST_CACHE))
+
+
+def _close(name: str, known: list[str]) -> str:
+    import difflib
+
+    found = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {found[0]}?" if found else ""
+
+
+@contextmanager
+def _environment(device: torch.device) -> Iterator[None]:
+    """What vLLM and its processes read from the environment when they start. What the user has set stays."""
+    wanted = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    if device.type == "cpu":
+        wanted |= {
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+            "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # bound threads would fight with the trainer's for the same cores
+            "TORCH_COMPILE_DISABLE": "1",  # else the first request waits for a C++ compiler
+        }
+    elif device.index is not None and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        wanted["CUDA_VISIBLE_DEVICES"] = str(device.index)
+    missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)

@@ -1,0 +1,199 @@
+"""A `vllm serve` on another GPU or machine: token ids over HTTP, weights through its own endpoints for training."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlvr.engines.vllm_request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights
+from rlvr.errors import ConfigError, ContextFullError, EngineError, boundary
+from rlvr.types import JSON
+
+_OLDEST = (0, 32)
+_CONNECT_S = 5.0
+_ASK_S = 10.0  # for what a server knows without computing
+_LOAD_S = 900.0
+_POLL_S = 1.0
+_HOW = (
+    "start it as: VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --enable-scale-out "
+    f"--logprobs-mode {LOGPROBS_MODE} --worker-extension-cls rlvr.engines.vllm_worker.Worker "
+    """--weight-transfer-config '{"backend": "rlvr_file"}'"""
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What a server must offer: room for the model's context, in tokens, and its vocabulary."""
+
+    max_context: int
+    vocabulary: int
+
+
+def addresses(url: str | Sequence[str]) -> tuple[str, ...]:
+    """The servers of `engine.url`: one, or several with commas between them.
+
+    Raises:
+        ConfigError: something that is no address, or one of them twice.
+    """
+    parts = url.split(",") if isinstance(url, str) else url
+    found = tuple(part.strip().rstrip("/").removesuffix("/v1") for part in parts if part.strip())
+    for address in found:
+        if not address.startswith(("http://", "https://")):
+            raise ConfigError(f"engine.url: {address!r} is no address; give e.g. http://localhost:8000, several with commas")
+    if not found or len(set(found)) < len(found):
+        raise ConfigError(f"engine.url = {url!r}; give one address or several different ones")
+    return found
+
+
+class ServerReplica:
+    """One server. It must see the weights' file under the same path. All methods belong to one event loop."""
+
+    def __init__(self, url: str, expected: Expected, *, max_requests: int, request_s: float, start_s: float) -> None:
+        import httpx
+
+        self.name = f"vLLM at {url}"
+        self._url = url
+        self._expected = expected
+        self._start_s = start_s
+        self._was_ready = False
+        self._model = ""
+        limits = httpx.Limits(max_connections=max_requests + 4, max_keepalive_connections=max_requests + 4)
+        timeout = httpx.Timeout(request_s, connect=_CONNECT_S, pool=None)
+        self._client = httpx.AsyncClient(base_url=url, timeout=timeout, limits=limits)
+
+    async def start(self) -> None:
+        """See that the server is the right one. One that was lost is waited for; one that was never there is not."""
+        deadline = time.monotonic() + (self._start_s if self._was_ready else 0.0)
+        while True:
+            try:
+                await self._check()
+                break
+            except ReplicaLostError as error:
+                if time.monotonic() >= deadline:
+                    raise EngineError(f"{error}; is it running? {_HOW}") from error
+            await asyncio.sleep(_POLL_S)
+        self._was_ready = True
+
+    async def draw(self, request: Request) -> Draw:
+        body = {"model": self._model, "token_ids": list(request.prompt), "sampling_params": request.settings()}
+        row = await self._ask("POST", "/inference/v1/generate", body)
+        with boundary(EngineError, f"{self.name} answered something else than tokens: {str(row)[:300]}"):
+            choice = row["choices"][0]
+            ids = tuple(int(token) for token in choice["token_ids"] or ())
+            content = ((choice.get("logprobs") or {}).get("content") or [])[: len(ids)]
+            logprobs = tuple(float(entry["logprob"]) for entry in content)
+            versions = {str(span["version"]) for span in choice.get("weight_versions") or ()}
+            finish = str(choice.get("finish_reason"))
+        return Draw(ids, logprobs, finish, versions.pop() if len(versions) == 1 else None)
+
+    async def load(self, weights: Weights) -> None:
+        for path, body in (
+            ("/start_weight_update", {}),
+            ("/update_weights", {"update_info": {"path": weights.path}}),
+            ("/finish_weight_update", {"weight_version": weights.version}),
+        ):
+            await self._change(path, body)
+        # What was computed with other weights would be read for the same prompts, without an error.
+        row = await self._change("/reset_prefix_cache", {})
+        if not row.get("success"):
+            raise EngineError(
+                f"{self.name} could not empty its prefix cache after an update: requests are in flight; does another run use it?"
+            )
+
+    async def close(self) -> None:
+        await self._client.aclose()
+
+    async def _check(self) -> None:
+        version = str((await self._ask("GET", "/version", timeout_s=_ASK_S)).get("version"))
+        numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+        if numbers < _OLDEST:
+            raise EngineError(f"{self.name} has version {version}, but rlvr needs {'.'.join(map(str, _OLDEST))} or newer")
+        models = (await self._ask("GET", "/v1/models", timeout_s=_ASK_S)).get("data") or [{}]
+        self._model, context = str(models[0].get("id")), int(models[0].get("max_model_len") or 0)
+        if context < self._expected.max_context:
+            raise EngineError(
+                f"{self.name} serves {self._model!r} with a context of {context}, but the model that is trained has "
+                f"{self._expected.max_context}; is it another model? Else give it --max-model-len {self._expected.max_context}"
+            )
+        await self._change_is_allowed()
+        await self._check_vocabulary()
+
+    async def _change_is_allowed(self) -> None:
+        try:
+            await self._ask("GET", "/weight_info", timeout_s=_ASK_S)
+        except ReplicaLostError:
+            raise
+        except EngineError as error:
+            raise EngineError(f"{self.name} does not take weights; {_HOW}") from error
+
+    async def _check_vocabulary(self) -> None:
+        """The last token of the trainer's vocabulary is known to the server, and the one after it is not."""
+        size = self._expected.vocabulary
+        if not await self._knows(size - 1) or await self._knows(size):
+            raise EngineError(
+                f"{self.name} serves {self._model!r}, whose vocabulary is not the {size} tokens of the model that is trained; "
+                "start it with that model"
+            )
+
+    async def _knows(self, token: int) -> bool:
+        settings = {"max_tokens": 1, "temperature": 0.0, "detokenize": False}
+        body = {"model": self._model, "token_ids": [token], "sampling_params": settings}
+        try:
+            await self._ask("POST", "/inference/v1/generate", body, timeout_s=6 * _ASK_S)
+        except ReplicaLostError:
+            raise
+        except EngineError as error:
+            if "vocab" in str(error).lower():
+                return False
+            raise
+        return True
+
+    async def _change(self, path: str, body: Mapping[str, JSON]) -> Mapping[str, Any]:
+        """A step of a weight update; what goes wrong in it is no reason to ask another server."""
+        try:
+            return await self._ask("POST", path, body, timeout_s=_LOAD_S, is_retryable=False)
+        except ReplicaLostError:
+            raise
+        except EngineError as error:
+            raise EngineError(f"{error}. Weights were not taken over; does the server see the file, and {_HOW}") from error
+
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, JSON] | None = None,
+        *,
+        timeout_s: float | None = None,
+        is_retryable: bool = True,
+    ) -> Mapping[str, Any]:
+        """
+        Raises:
+            ReplicaLostError: nobody answers, or the server is failing.
+            ContextFullError: it says that the prompt is too long.
+            EngineError: it refuses, or answers something else than JSON.
+        """
+        import httpx
+
+        timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else httpx.Timeout(timeout_s, connect=_CONNECT_S, pool=None)
+        try:
+            response = await self._client.request(method, path, json=body, timeout=timeout)
+        except (httpx.TransportError, RuntimeError) as error:  # RuntimeError: the client was closed meanwhile
+            raise ReplicaLostError(f"{self.name} cannot be reached: {type(error).__name__}: {error}") from error
+        if response.status_code == 200:
+            with boundary(EngineError, f"{self.name}{path} answered something else than JSON"):
+                row = response.json()
+                if not isinstance(row, dict):
+                    raise EngineError(f"{self.name}{path} answered {str(row)[:200]}, but an object was expected")
+                return row
+        problem = f"{self.name}{path} answered {response.status_code}: {response.text[:500]}"
+        if response.status_code == 404:
+            raise EngineError(f"{problem}; it does not offer this: {_HOW}")
+        if response.status_code >= 500 and is_retryable:
+            raise ReplicaLostError(problem)
+        if "maximum context" in response.text or "max_model_len" in response.text:
+            raise ContextFullError(problem)
+        raise EngineError(problem)

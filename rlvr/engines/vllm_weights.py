@@ -1,0 +1,105 @@
+"""The policy's weights on their way to vLLM: in checkpoint format, adapters merged, as a file in memory or in a shared folder."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvr.engines.vllm_request import Weights
+from rlvr.errors import ConfigError, EngineError, boundary
+
+_MEMORY = Path("/dev/shm")
+_ADAPTER = "lora_"  # in the names of an adapter's own tensors
+_WRAPPED = ".base_layer."
+
+
+def checkpoint_tensors(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The model's tensors as its checkpoint on disk would have them: one of each tied pair, LoRA adapters merged.
+
+    Raises:
+        EngineError: an adapter of a kind that cannot be merged tensor by tensor.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    merged: dict[str, Tensor] = {}
+    seen: set[tuple[int, torch.Size]] = set()
+    with torch.no_grad(), boundary(EngineError, "reading the policy's weights"):
+        for name, tensor in base.state_dict().items():
+            if _ADAPTER in name:
+                continue
+            key = (tensor.data_ptr(), tensor.shape)
+            if tensor.numel() and key in seen:
+                continue
+            seen.add(key)
+            plain = name.replace(_WRAPPED, ".")
+            if plain != name and plain.endswith(".weight"):
+                tensor = _with_adapters(base.get_submodule(name.partition(_WRAPPED)[0]), tensor)
+            merged[plain] = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
+        return _on_disk(base, merged)
+
+
+def _with_adapters(module: Any, weight: Tensor) -> Tensor:
+    if not hasattr(module, "get_delta_weight"):
+        raise EngineError(f"{type(module).__name__} cannot be merged into its layer; use LoRA on linear layers")
+    for adapter in () if module.disable_adapters else module.active_adapters:
+        weight = weight + module.get_delta_weight(adapter).to(weight.dtype)
+    return weight
+
+
+def _on_disk(base: Any, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Names and layouts of the checkpoint, where transformers keeps others in memory (experts joined into one tensor)."""
+    from transformers.core_model_loading import revert_weight_conversion
+
+    found: dict[str, Tensor] = revert_weight_conversion(base, tensors)
+    return found
+
+
+class WeightsFolder:
+    """Where the weights lie while vLLM reads them, and, for an instance that has to be started again, until the next ones.
+
+    `folder` must be seen by every instance under the same path; None: this machine's memory, or its disk for temporary files.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+    """
+
+    def __init__(self, folder: str | None) -> None:
+        parent = Path(folder).expanduser() if folder else _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
+        with boundary(ConfigError, f"engine.args.folder = {str(parent)!r} cannot be used for weights"):
+            self.path = Path(tempfile.mkdtemp(prefix="rlvr-vllm-", dir=parent))
+            self.path.chmod(0o755)
+        self._current: Path | None = None
+        self._written = 0
+
+    def write(self, model: Any, dtype: torch.dtype) -> Weights:
+        """The model's present weights as a file; the one before it is removed.
+
+        Raises:
+            EngineError: no room, or a model that cannot be written.
+        """
+        from safetensors.torch import save_file
+
+        # No other run has a folder of this name, so that a server that another run uses, too, is found out.
+        version = f"{self.path.name}-{self._written}"
+        path = self.path / f"{version}.safetensors"
+        self._written += 1
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in checkpoint_tensors(model, dtype).items()}
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if size > shutil.disk_usage(self.path).free:
+            raise EngineError(
+                f"the weights take {size / 1e9:.1f} GB, but {self.path.parent} has "
+                f"{shutil.disk_usage(self.path).free / 1e9:.1f} GB left; set engine.args.folder to a folder with more room"
+            )
+        with boundary(EngineError, f"writing the policy's weights to {path}"):
+            save_file(tensors, path, metadata={"format": "pt"})
+        before, self._current = self._current, path
+        if before is not None:
+            before.unlink(missing_ok=True)
+        return Weights(str(path), version)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
