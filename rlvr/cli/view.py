@@ -9,6 +9,7 @@ from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr.cli.view_web import add_web_arguments, check_no_web, run_web
 from rlvr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help=f"rollouts to print ({_SHOWN}; with --json all)")
     parser.add_argument("--solve-rates", action="store_true", help="print what the run knows about each problem's difficulty")
     parser.add_argument("--full", action="store_true", help="print long messages whole")
-    parser.add_argument("--json", action="store_true", help="print the stored JSON lines")
+    parser.add_argument("--json", action="store_true", help="print the stored JSON lines; with --web, the page's address as JSON")
+    add_web_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
 
     if args.limit is not None and args.limit < 1:
         raise ConfigError(f"--limit {args.limit}, but at least one rollout must be asked for")
+    if args.web:
+        return run_web(args)
+    check_no_web(args)
     if args.solve_rates:
         from rlvr.cli.solve_rates import show
 
