@@ -20,7 +20,7 @@ from rlvr.errors import ConfigError, PluginError, RlvrError, TaskError, boundary
 # Each verb is a module of this package, imported only when it runs: `rlvr --help` costs milliseconds.
 VERBS = {
     "train": "train a model: reinforcement learning or a supervised warm start, by a recipe",
-    "eval": "measure a model on a task: pass@k with confidence intervals",
+    "eval": "measure models on tasks: pass@k and more with confidence intervals, and paired tests",
     "filter": "keep the problems that a model solves sometimes, by sampling it offline",
     "rollout": "print one rollout of a model, token by token: what it sampled, and what tools said",
     "verify": "grade responses from a JSONL file with a verifier",
@@ -29,6 +29,7 @@ VERBS = {
     "tasks": "list, show and validate tasks",
     "view": "read the rollouts of a run",
     "report": "write the report of a run",
+    "compare": "hold stored evaluations and runs against each other, with paired tests",
     "explain": "print an algorithm as a formula with every constant, or compute it on a toy batch",
     "plugins": "list verifiers, environments, engines and algorithms, and where they come from",
     "sandbox": "where code is verified: build, status, prune, test, serve",

@@ -4,30 +4,56 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean, stdev
 from typing import Any
 
+from rlvr.config import VerifierConfig
 from rlvr.engines.subject import Subject, open_subject, run_to_end, sampling_json
 from rlvr.errors import ConfigError, EvaluationError, boundary
 from rlvr.evaluation.ledger import RolloutWriter, rollout_to_json
-from rlvr.evaluation.measure import Attempts, Measurement, check_measurement, measure
+from rlvr.evaluation.measure import Attempts, Measurement, Runs, check_measurement, measure, pooled
 from rlvr.evaluation.observer import Observer, SilentObserver
-from rlvr.evaluation.statistics import Estimate
+from rlvr.evaluation.resume import Remembered, ResumedRunner, unfinished_files
+from rlvr.evaluation.samples import metrics_for, problems_hash
+from rlvr.evaluation.statistics import Estimate, estimate
 from rlvr.types import JSON
 
 REPORT = "report.json"
 SAMPLES = "samples.jsonl.gz"
+FLUSH_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """An estimate under each seed alone: how much sampling by itself moves it, on the same problems."""
+
+    means: tuple[float, ...]
+
+    @property
+    def sd(self) -> float:
+        return stdev(self.means)
+
+    def to_json(self) -> dict[str, JSON]:
+        return {"means": list(self.means), "sd": self.sd}
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A measurement and everything that it depends on (model, task, sampling, seed, grading, versions)."""
+    """A measurement and everything that it depends on (model, task, sampling, seeds, grading, versions).
+
+    `more` are estimates beside pass@k, by name: `maj@4`, `pass^4`, and `best@4` where there is a scorer. With several seeds the
+    measurement is of all their samples together, and `between_seeds` says how the seeds differ, by estimate.
+    """
 
     measurement: Measurement
     about: Mapping[str, JSON]
+    more: Mapping[str, Estimate] = field(default_factory=dict)
+    between_seeds: Mapping[str, Spread] = field(default_factory=dict)
 
     @property
     def pass_at(self) -> Mapping[int, Estimate]:
@@ -38,8 +64,11 @@ class Report:
         return self.measurement.greedy
 
     def to_json(self) -> dict[str, JSON]:
-        """What `rlvr eval --json` prints: `Measurement.to_json` and, beside it, `about`."""
-        return {**self.measurement.to_json(), **self.about}
+        """What `rlvr eval --json` prints: `Measurement.to_json` and, beside it, `more`, `between_seeds` and `about`."""
+        more: dict[str, JSON] = {name: found.to_json() for name, found in self.more.items()}
+        if self.between_seeds:
+            more["between_seeds"] = {name: spread.to_json() for name, spread in self.between_seeds.items()}
+        return {**self.measurement.to_json(), **more, **self.about}
 
 
 def evaluate(
@@ -52,16 +81,23 @@ def evaluate(
     problems: int | None = None,
     greedy: bool = False,
     seed: int = 0,
+    seeds: Sequence[int] = (),
+    scorer: VerifierConfig | None = None,
     out: str | Path | None = None,
+    resume: bool = False,
     max_unscored: float = 0.02,
     observer: Observer | None = None,
     **settings: Any,
 ) -> Report:
     """Sample `n` responses to each problem of a split and estimate pass@k, with 95 % intervals over problems.
 
+    Beside pass@k: maj@k and pass^k (`rlvr.evaluation.samples.Metric`), and with a `scorer`, a verifier whose score ranks the
+    samples, best@k. `seeds` draws a sample set of `n` for each instead of one for `seed`.
+
     `settings` are further fields of `rlvr.engines.subject.Subject`: task_args, max_tokens, temperature, top_p, top_k,
     min_p, template, env, verifiers, load, engine. With `out`, that folder gets `report.json` and every sample with its
-    verdicts in `samples.jsonl.gz`; samples drawn before a failure are kept as `samples.partial.jsonl.gz`.
+    verdicts in `samples.jsonl.gz`; samples drawn before a failure are kept as `samples.partial.jsonl.gz`, and `resume` continues
+    from them.
 
     >>> report = rlvr.evaluate("runs/gsm8k/checkpoints/last", task="gsm8k", n=16, k=(1, 4, 16))  # doctest: +SKIP
     >>> report.pass_at[1].low  # doctest: +SKIP
@@ -82,38 +118,59 @@ def evaluate(
     chosen = opened.problems(split, limit=problems)
     sampling = subject.sampling(opened)
     check_measurement(chosen, n, k, sampling)
-    folder = _new_folder(out)
+    seeds = tuple(seeds) or (seed,)
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"seeds = {list(seeds)}: equal seeds draw equal samples; give each once")
+    if scorer is not None:
+        judged = subject.verifiers if subject.verifiers is not None else opened.verifiers
+        subject = replace(subject, verifiers=(*judged, scorer.model_copy(update={"weight": 0.0})))
+    folder = _new_folder(out, is_resumed=resume)
     observer = observer or SilentObserver()
     about: dict[str, JSON] = {
         "model": subject.model,
         "task": opened.name,
         "task_args": dict(opened.args),
         "split": split,
-        "seed": seed,
+        "seed": seeds[0],
         "sampling": sampling_json(sampling),
+        "problems_sha256": problems_hash(chosen),
     }
+    if len(seeds) > 1:
+        about["seeds"] = list(seeds)
 
     async def main() -> Report:
         async with open_subject(subject, opened, chosen, sampling) as ready:
             for note in ready.notes:
                 observer.note(note)
             about.update(ready.provenance)
+            runner: Runs = ready.runner
+            remembered = None
+            if folder is not None and resume:
+                remembered = Remembered(folder / SAMPLES)
+                remembered.check(about)
+                runner = ResumedRunner(runner, remembered)
+                observer.note(f"{len(remembered):,} samples of the interrupted evaluation are used again")
+            by_seed = []
             with ExitStack() as stack:
-                store = None if folder is None else _storing(stack, folder / SAMPLES, about)
-                measurement = await measure(
-                    ready.runner,
-                    chosen,
-                    n=n,
-                    k=k,
-                    sampling=sampling,
-                    seed=seed,
-                    greedy=greedy,
-                    max_unscored=max_unscored,
-                    observer=observer,
-                    stage=f"{opened.name} {split}",
-                    store=store,
-                )
-        return Report(measurement, about)
+                store = None if folder is None else _Store(stack, folder / SAMPLES, about)
+                for one in seeds:
+                    measured = await measure(
+                        runner,
+                        chosen,
+                        n=n,
+                        k=k,
+                        sampling=sampling,
+                        seed=one,
+                        greedy=greedy and one == seeds[0],
+                        max_unscored=max_unscored,
+                        observer=observer,
+                        stage=f"{opened.name} {split}" + (f", seed {one}" if len(seeds) > 1 else ""),
+                        store=None if store is None else store.of_seed(one),
+                    )
+                    by_seed.append(measured)
+            if remembered is not None:
+                remembered.forget()
+        return _report(by_seed, about, k, list(about["grading"])[-1] if scorer is not None else "")
 
     report = run_to_end(main)
     if folder is not None:
@@ -121,27 +178,62 @@ def evaluate(
     return report
 
 
-def _new_folder(out: str | Path | None) -> Path | None:
+def _report(by_seed: Sequence[Measurement], about: dict[str, JSON], k: Sequence[int], scorer: str) -> Report:
+    found = pooled(by_seed)
+    about["prompts_sha256"] = found.prompts_sha256
+    if scorer:
+        about["scorer"] = scorer
+    metrics = metrics_for(found.samples, k, scorer)
+    more = {str(metric): estimate(list(values.values())) for metric in metrics if (values := metric.values(found.samples))}
+    spreads: dict[str, Spread] = {}
+    if len(by_seed) > 1:
+        spreads = {f"pass@{size}": Spread(tuple(one.pass_at[size].mean for one in by_seed)) for size in found.pass_at}
+        for metric in metrics:
+            each = [list(metric.values(one.samples).values()) for one in by_seed]
+            if all(each):
+                spreads[str(metric)] = Spread(tuple(fmean(values) for values in each))
+    return Report(found, about, more, spreads)
+
+
+def _new_folder(out: str | Path | None, *, is_resumed: bool) -> Path | None:
     if out is None:
+        if is_resumed:
+            raise ConfigError("resume continues from stored samples; say where they are with out")
         return None
     folder = Path(out)
     if (folder / REPORT).exists():
         raise ConfigError(f"{folder} already holds the report of an evaluation; choose another folder")
+    if not is_resumed and (left := unfinished_files(folder / SAMPLES)):
+        raise ConfigError(
+            f"{folder} holds samples of an evaluation that did not finish ({left[0].name}); continue it with --resume, or choose "
+            "another folder"
+        )
     with boundary(ConfigError, f"out = {str(out)!r} cannot be used as a folder"):
         folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
-def _storing(stack: ExitStack, path: Path, about: Mapping[str, JSON]) -> Callable[[Attempts], None]:
-    writer = stack.enter_context(RolloutWriter(path, keep_partial=True))
+class _Store:
+    """Writes samples while they come, and hands them to the disk every few seconds: a killed process loses no more."""
 
-    def store(attempts: Attempts) -> None:
-        for rollout in attempts.group.rollouts:
-            writer.write(rollout_to_json(rollout, mode="sampled", **about))
-        if attempts.greedy is not None:
-            writer.write(rollout_to_json(attempts.greedy, mode="greedy", **about))
+    def __init__(self, stack: ExitStack, path: Path, about: Mapping[str, JSON]) -> None:
+        self._writer = stack.enter_context(RolloutWriter(path, keep_partial=True))
+        self._about = about
+        self._flushed = time.monotonic()
 
-    return store
+    def of_seed(self, seed: int) -> Callable[[Attempts], None]:
+        about = {**self._about, "seed": seed}
+
+        def store(attempts: Attempts) -> None:
+            for rollout in attempts.group.rollouts:
+                self._writer.write(rollout_to_json(rollout, mode="sampled", **about))
+            if attempts.greedy is not None:
+                self._writer.write(rollout_to_json(attempts.greedy, mode="greedy", **about))
+            if time.monotonic() - self._flushed > FLUSH_S:
+                self._writer.flush()
+                self._flushed = time.monotonic()
+
+        return store
 
 
 def _write(path: Path, report: Report) -> None:

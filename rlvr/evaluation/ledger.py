@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from io import BufferedWriter
@@ -113,6 +114,14 @@ class RolloutWriter:
             self._file.write(_encode(row).encode("ascii") + b"\n")
             self._has_rows = True
 
+    def flush(self) -> None:
+        """Bring what was written to the disk's care, so that a process that is killed leaves it behind in `<name>.tmp`."""
+        assert self._file is not None, "flush() belongs inside the with block"
+        with boundary(EvaluationError, f"{self._path} cannot be written"):
+            self._file.flush()
+            if self._raw is not None:
+                self._raw.flush()
+
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         assert self._raw is not None
         assert self._file is not None
@@ -160,6 +169,18 @@ def read_rollouts(path: str | Path) -> Iterator[StoredRollout]:
         for line in file:
             row = json.loads(line)
             yield StoredRollout(rollout_from_json(row), row["provenance"])
+
+
+def read_lines(path: str | Path) -> Iterator[bytes]:
+    """Whole lines of a file of rollouts, as far as it is undamaged: what a killed process left may end anywhere."""
+    path = Path(path)
+    with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if ".gz" in path.suffixes else raw as file:
+        try:
+            for line in file:
+                if line.endswith(b"\n"):
+                    yield line
+        except (EOFError, OSError, zlib.error):
+            return
 
 
 def _open_text(path: Path) -> TextIO:

@@ -6,12 +6,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, TypeVar
 
 from rlvr.errors import ConfigError, EvaluationError
 from rlvr.evaluation.observer import Observer, SilentObserver
 from rlvr.evaluation.passk import pass_at_k
+from rlvr.evaluation.samples import PromptHash, Sample, Samples
 from rlvr.evaluation.statistics import Estimate, estimate, paired_gain
 from rlvr.evaluation.tally import Tally
 from rlvr.seeding import Part
@@ -52,7 +53,8 @@ class Measurement:
     """What was found.
 
     `pass_at[k]` averages over the problems with at least k scored samples, `greedy` over those with a scored greedy
-    answer. `tally` counts the samples, `greedy_tally` the greedy answers.
+    answer. `tally` counts the samples, `greedy_tally` the greedy answers. `samples` are those of each problem, without their
+    text, and `prompts_sha256` is of the token ids that the model was given (None where a server renders).
     """
 
     n: int
@@ -63,6 +65,8 @@ class Measurement:
     tally: Tally
     greedy_tally: Tally
     wall_time_s: float
+    samples: Samples = field(default_factory=dict)
+    prompts_sha256: str | None = None
 
     def to_json(self) -> dict[str, JSON]:
         """The stable shape of `rlvr eval --json`, and of `before` and `after` in `summary.json`.
@@ -158,6 +162,8 @@ async def measure(
     samples, greedy_answers = Tally(), Tally()
     allowed = max_unscored * len(problems) * (n + greedy)
     results: list[ProblemResult] = []
+    kept: dict[str, tuple[Sample, ...]] = {}
+    prompts = PromptHash()
     started = time.perf_counter()
 
     async def attempt(problem: Problem) -> Attempts:
@@ -176,11 +182,50 @@ async def measure(
         if store is not None:
             store(attempts)
         results.append(_result(attempts))
+        rollouts = attempts.group.rollouts
+        kept[attempts.group.problem.id] = tuple(Sample.of(rollout, seed) for rollout in rollouts)
+        prompts.add(rollouts[0])
         if samples.unscored + greedy_answers.unscored > allowed:
             raise EvaluationError(_too_many_unscored(samples, greedy_answers, max_unscored))
 
     await _each_in_order((attempt(problem) for problem in problems), finish)
-    return _conclude(n, k, results, samples, greedy_answers, time.perf_counter() - started, seed)
+    found = _conclude(n, k, results, samples, greedy_answers, time.perf_counter() - started, seed)
+    return replace(found, samples=kept, prompts_sha256=prompts.value())
+
+
+def pooled(measurements: Sequence[Measurement], seed: int = 0) -> Measurement:
+    """Several sample sets of one policy on the same problems as one set, larger by that factor.
+
+    The greedy answers are those of the first: they do not depend on a seed.
+
+    Raises:
+        ValueError: no measurements, or of different problems.
+        EvaluationError: no problem has enough scored samples for a k.
+    """
+    first, *others = measurements
+    if not others:
+        return first
+    ids = [result.id for result in first.problems]
+    if any([result.id for result in other.problems] != ids for other in others):
+        raise ValueError("sample sets of different problems cannot be pooled")
+    tally = Tally()
+    for one in measurements:
+        tally.absorb(one.tally)
+    results = [_joined(rows) for rows in zip(*(one.problems for one in measurements), strict=True)]
+    wall_time_s = sum(one.wall_time_s for one in measurements)
+    n = sum(one.n for one in measurements)
+    found = _conclude(n, tuple(first.pass_at), results, tally, first.greedy_tally, wall_time_s, seed)
+    samples = {id: tuple(sample for one in measurements for sample in one.samples[id]) for id in ids}
+    return replace(found, samples=samples, prompts_sha256=first.prompts_sha256)
+
+
+def _joined(rows: Sequence[ProblemResult]) -> ProblemResult:
+    return replace(
+        rows[0],
+        scored=sum(row.scored for row in rows),
+        correct=sum(row.correct for row in rows),
+        tokens_mean=sum(row.tokens_mean for row in rows) / len(rows),
+    )
 
 
 async def _each_in_order(work: Iterable[Coroutine[Any, Any, T]], use: Callable[[T], None]) -> None:

@@ -123,5 +123,5 @@ def sentence(test: PairedTest, *, base: str, other: str, samples: int, p: float 
 
 def _rounded(count: int) -> int:
     """Two digits: more would be a claim of their own."""
-    unit = 10 ** max(0, len(str(count)) - 2)
+    unit: int = 10 ** max(0, len(str(count)) - 2)
     return -(-count // unit) * unit

@@ -116,7 +116,8 @@ def _majority(answers: tuple[tuple[int, int], ...], n: int, k: int) -> float:
 def _coins(n: int, share: float) -> NDArray[np.float64]:
     """The binomial probabilities of 0..n, through logarithms, since a product of them underflows for large n."""
     if share == 1.0:
-        return np.eye(n + 1)[n]
+        certain: NDArray[np.float64] = np.eye(n + 1)[n]
+        return certain
     counts = np.arange(n + 1)
     choose = np.array([math.lgamma(n + 1) - math.lgamma(i + 1) - math.lgamma(n - i + 1) for i in counts])
     found: NDArray[np.float64] = np.exp(choose + counts * math.log(share) + (n - counts) * math.log1p(-share))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from rlvr.types import JSON, CallStatus, Outcome, Rollout, Stop, ToolCall
 
@@ -46,6 +47,20 @@ class Tally:
                 if verdict.score is not None and rollout.error is None:
                     self.score_sums[name] = self.score_sums.get(name, 0.0) + verdict.score
                     self.score_counts[name] = self.score_counts.get(name, 0) + 1
+
+    def absorb(self, other: Tally) -> None:
+        """Count what `other` counted, too."""
+        for name in ("rollouts", "unscored", "truncated", "tokens", "failed_rollouts", "calling", "helped"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        for mine, theirs in (
+            (self.outcomes, other.outcomes),
+            (self.score_sums, other.score_sums),
+            (self.score_counts, other.score_counts),
+            (self.calls, other.calls),
+            (self.stops, other.stops),
+        ):
+            _add_to(mine, theirs)
+        self.causes = list(dict.fromkeys(self.causes + other.causes))[:3]
 
     @property
     def scored(self) -> int:
@@ -115,3 +130,8 @@ class Tally:
             cause = f"problem {rollout.problem.id}: no verifier graded it"
         if cause not in self.causes and len(self.causes) < 3:
             self.causes.append(cause)
+
+
+def _add_to(mine: dict[Any, Any], theirs: Mapping[Any, Any]) -> None:
+    for key, count in theirs.items():
+        mine[key] = mine.get(key, 0) + count

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import csv
+import gzip
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +12,7 @@ import rlvr
 from rlvr.cli.main import main
 from rlvr.errors import ConfigError, EvaluationError
 from rlvr.evaluation.ledger import partial_path, read_rollouts
+from rlvr.evaluation.observer import SilentObserver
 from rlvr.types import Problem, Rollout, Verdict
 
 COMMON = ["--task", "chains", "--problems", "3", "--max-tokens", "8"]
@@ -109,3 +113,158 @@ def test_samples_that_cannot_be_graded_stop_the_evaluation_and_are_kept(tiny_che
     kept = list(read_rollouts(partial_path(tmp_path / "samples.jsonl.gz")))
     assert len(kept) == 2
     assert not (tmp_path / "samples.jsonl.gz").exists()
+
+
+@rlvr.verifier("likes_long_in_test", isolated=False)
+def likes_long(problem: Problem, rollout: Rollout) -> Verdict:
+    return Verdict.partial(min(1.0, rollout.completion_tokens / 8))
+
+
+def test_several_seeds_are_one_larger_set_with_the_spread_between_them_shown_apart(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*COMMON, "-n", "2", "-k", "1,2", "--seeds", "0,1,2", "--greedy", "--out", str(tmp_path / "eval")]
+    assert main(["eval", str(tiny_checkpoint), *arguments, "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["seeds"], report["samples_per_problem"], report["counts"]["rollouts"]) == ([0, 1, 2], 6, 18)
+    assert report["greedy_counts"]["rollouts"] == 3
+    assert len(report["between_seeds"]["pass@1"]["means"]) == 3
+    assert report["pass@1"]["mean"] == pytest.approx(sum(report["between_seeds"]["pass@1"]["means"]) / 3)
+    assert set(report["between_seeds"]) >= {"pass@1", "pass@2", "pass^2"}
+    seeds = [one.provenance["seed"] for one in read_rollouts(tmp_path / "eval" / "samples.jsonl.gz")]
+    assert [seeds.count(seed) for seed in (0, 1, 2)] == [9, 6, 6]  # the greedy answers are of the first
+
+
+def test_equal_seeds_twice_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "/no/such/model", *COMMON, "-n", "1", "-k", "1", "--seeds", "1,1"]) == 2
+    assert "give each once" in capsys.readouterr().err
+
+
+def test_a_scorer_ranks_the_samples_and_does_not_grade_them(tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [*COMMON, "-n", "4", "-k", "1,4", "--json"]
+    assert main(["eval", str(tiny_checkpoint), *arguments]) == 0
+    plain = json.loads(capsys.readouterr().out)
+    assert main(["eval", str(tiny_checkpoint), *arguments, "--scorer", "likes_long_in_test"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["scorer"] == "likes_long_in_test"
+    assert list(report["best@4"]) == ["mean", "low", "high"]
+    assert "best@4" not in plain
+    assert report["pass@1"] == plain["pass@1"]
+
+
+def test_every_input_is_recorded(tiny_checkpoint: Path) -> None:
+    found = [rlvr.evaluate(tiny_checkpoint, "chains", n=1, k=(1,), problems=size, max_tokens=4).to_json() for size in (2, 2, 3)]
+    for key in ("problems_sha256", "prompts_sha256"):
+        assert len(found[0][key]) == 64
+        assert found[0][key] == found[1][key] != found[2][key]
+    assert {"template", "sampling", "versions", "grading", "checkpoint", "seed"} <= set(found[0])
+
+
+def test_an_interrupted_evaluation_continues_with_what_it_has(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    settings = {"n": 2, "k": (1, 2), "problems": 4, "max_tokens": 8, "greedy": True}
+    whole = rlvr.evaluate(tiny_checkpoint, "chains", out=tmp_path / "whole", **settings)
+    half = tmp_path / "half"
+    half.mkdir()
+    with gzip.open(tmp_path / "whole" / "samples.jsonl.gz") as file:
+        lines = file.readlines()
+    (half / "samples.jsonl.gz.tmp").write_bytes(gzip.compress(b"".join(lines[:7]) + lines[7][:40])[:-8])  # killed while writing
+    with pytest.raises(ConfigError, match="continue it with --resume"):
+        rlvr.evaluate(tiny_checkpoint, "chains", out=half, **settings)
+    notes: list[str] = []
+
+    class Watcher(SilentObserver):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    again = rlvr.evaluate(tiny_checkpoint, "chains", out=half, resume=True, observer=Watcher(), **settings)
+    assert "7 samples of the interrupted evaluation are used again" in notes
+    assert again.measurement.samples == whole.measurement.samples
+    assert again.pass_at == whole.pass_at
+    assert sorted(path.name for path in half.iterdir()) == ["report.json", "samples.jsonl.gz"]
+
+
+def test_resumed_samples_are_not_drawn_again(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    settings = {"n": 1, "k": (1,), "problems": 2, "max_tokens": 8}
+    rlvr.evaluate(tiny_checkpoint, "chains", out=tmp_path, **settings)
+    (tmp_path / "report.json").unlink()
+    stored = [json.loads(line) for line in gzip.decompress((tmp_path / "samples.jsonl.gz").read_bytes()).splitlines()]
+    for row in stored:
+        row["turns"][0]["message"]["content"] = "from the disk"
+    text = "".join(json.dumps(row) + "\n" for row in stored)
+    (tmp_path / "samples.partial.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    rlvr.evaluate(tiny_checkpoint, "chains", out=tmp_path, resume=True, **settings)
+    assert {one.rollout.response for one in read_rollouts(tmp_path / "samples.jsonl.gz")} == {"from the disk"}
+
+
+def test_samples_of_other_settings_are_not_mixed_in(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    settings = {"n": 1, "k": (1,), "problems": 2, "max_tokens": 8}
+    rlvr.evaluate(tiny_checkpoint, "chains", out=tmp_path, **settings)
+    (tmp_path / "report.json").unlink()
+    (tmp_path / "samples.jsonl.gz").rename(tmp_path / "samples.partial.jsonl.gz")
+    with pytest.raises(ConfigError, match="stored samples have sampling ="):
+        rlvr.evaluate(tiny_checkpoint, "chains", out=tmp_path, resume=True, temperature=0.5, **settings)
+    assert len(list(tmp_path.glob("samples.resumed-*.jsonl.gz"))) == 1  # still there for another try
+
+
+def test_two_models_are_tested_on_the_same_problems_and_stored_apart(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = tmp_path / "twin"
+    shutil.copytree(tiny_checkpoint, twin)
+    arguments = [
+        *COMMON,
+        "-n",
+        "2",
+        "-k",
+        "1,2",
+        "--json",
+        "--out",
+        str(tmp_path / "out"),
+        "--metric",
+        "pass@1",
+        "--metric",
+        "maj@2",
+    ]
+    assert main(["eval", str(tiny_checkpoint), str(twin), *arguments]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len(found["evaluations"]) == 2
+    first = found["comparisons"][0]
+    assert (first["difference"]["mean"], first["p"]) == (0.0, 1.0)  # equal models, equal seeds
+    assert "no difference between twin" in first["sentence"]
+    folders = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert main(["compare", *(str(tmp_path / "out" / name) for name in folders), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert {one["p"] for one in again["comparisons"]} == {1.0}
+
+
+def test_templates_are_held_against_each_other(tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shouting = tmp_path / "shouting.jinja"
+    shouting.write_text("{% for m in messages %}{{ m.content }}={% endfor %}")
+    arguments = [*COMMON, "-n", "2", "-k", "1", "--templates", f"plain,{shouting}"]
+    assert main(["eval", str(tiny_checkpoint), *arguments]) == 0
+    assert "the template moves pass@1 of" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("ending", ["json", "csv", "md"])
+def test_what_was_found_can_be_exported(
+    ending: str, tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / f"found.{ending}"
+    assert main(["eval", str(tiny_checkpoint), *COMMON, "-n", "2", "-k", "1,2", "--json", "--export", str(path)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    text = path.read_text()
+    if ending == "json":
+        estimates = {one["metric"]: one for one in json.loads(text)["evaluations"][0]["estimates"]}
+        assert estimates["pass@2"]["mean"] == report["pass@2"]["mean"]
+    elif ending == "csv":
+        rows = list(csv.DictReader(text.splitlines()))
+        assert float(next(row for row in rows if row["metric"] == "pass@1")["high"]) == report["pass@1"]["high"]
+    else:
+        assert f"{report['pass@1']['mean'] * 100:.1f} %" in text
+        assert report["problems_sha256"][:12] in text
+        assert "3 problems x 2 samples" in text
+
+
+def test_an_export_of_no_known_form_is_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["eval", "/no/such/model", *COMMON, "--export", "found.xlsx"]) == 2
+    assert "must be one of .json, .csv, .md" in capsys.readouterr().err

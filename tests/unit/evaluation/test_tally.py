@@ -62,3 +62,16 @@ def test_tool_calls_are_counted_by_what_became_of_them() -> None:
     counts = tally.to_json()
     assert counts["calls"] == {"ok": 2, "failed": 1, "malformed": 1}
     assert counts["stops"] == {"stop": 2, "max_calls": 1, "wall_time": 1}
+
+
+def test_two_tallies_absorbed_are_one_over_all_rollouts() -> None:
+    first, second = (
+        [rollout(Verdict.correct()), rollout(None, error="a")],
+        [rollout(Verdict.partial(0.5)), rollout(None, error="b")],
+    )
+    one, other, both = Tally(), Tally(), Tally()
+    one.add(first)
+    other.add(second)
+    both.add([*first, *second])
+    one.absorb(other)
+    assert one == both

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from rlvr.cli.main import main
+from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
+from rlvr.types import Completion, FinishReason, Message, Problem, Rollout, Stop, Turn, Verdict
+
+
+def rows(right: dict[str, int], n: int = 4) -> list[dict[str, object]]:
+    """`n` samples of each problem, of which the first so many are right."""
+    turn = Turn((1, 2), Completion((5, 6), (-0.5, -0.5), FinishReason.STOP), Message("assistant", "text"))
+    found = []
+    for name, count in right.items():
+        problem = Problem(name, (Message("user", "?"),), "7")
+        for index in range(n):
+            verdicts = {"answer": Verdict.correct("7") if index < count else Verdict.incorrect("8")}
+            rollout = Rollout(problem, index, [turn], Stop.STOP, verdicts)
+            found.append(rollout_to_json(rollout, mode="sampled", seed=0, task="sums", split="test"))
+    return found
+
+
+@pytest.fixture
+def two(tmp_path: Path) -> list[str]:
+    for name, count in (("base", 1), ("trained", 3)):
+        write_rollouts(tmp_path / name / "samples.jsonl.gz", rows({str(i): count for i in range(20)}))
+    return [str(tmp_path / name) for name in ("base", "trained")]
+
+
+def test_the_table_holds_the_base_beside_the_trained_model_and_says_what_may_be_claimed(
+    two: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *two]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "base trained" in printed
+    assert "25.0%" in printed
+    assert "75.0%" in printed
+    assert "trained is better than base: +50.0 points" in printed
+
+
+def test_json_holds_tests_and_token_budgets(two: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", *two, "--json", "--metric", "maj@4", "-k", "1,2,4"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["metric"] for one in found["comparisons"]] == ["maj@4"]
+    assert found["comparisons"][0]["difference"]["mean"] == pytest.approx(1.0)
+    assert [one["tokens_per_problem"] for one in found["at_equal_tokens"]] == [2.0, 4.0, 8.0]
+    assert set(found["evaluations"][0]["estimates"]) >= {
+        "pass@1",
+        "pass@2",
+        "pass^4",
+        "maj@4",
+        "truncated",
+        "unparsed",
+        "unscored",
+    }
+
+
+def test_what_cannot_be_read_is_said_and_the_rest_is_shown(
+    two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["compare", *two, str(tmp_path / "gone")]) == 3
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "not read:" in printed
+    assert "does not exist" in printed
+    assert "trained is better" in printed
+
+
+def test_nothing_that_can_be_read_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", str(tmp_path / "gone")]) == 2
+    assert "does not exist" in capsys.readouterr().err
