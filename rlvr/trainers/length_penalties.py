@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from rlvr.errors import ConfigError
-from rlvr.trainers.shaping import Identity
+from rlvr.trainers.shaping import Identity, OverlongPenalty
 from rlvr.types import Group, Rollout
 
 
@@ -69,7 +70,7 @@ class TargetLength:
     alpha: float = 3e-4
 
     def __post_init__(self) -> None:
-        _check_positive("alpha", self.alpha)
+        _check_positive("lcpo_exact.alpha", self.alpha)
 
     def __call__(self, group: Group, /) -> list[float | None]:
         target = _target_tokens(group)
@@ -88,26 +89,36 @@ class TargetLength:
 class LengthBudget:
     """LCPO-Max: score * clip(alpha * (target - n) + delta, 0, 1): a soft budget; a wrong answer stays at 0.
 
-    Source: L1, arXiv:2503.04697, eq. 2, alpha = 3e-4 and delta = 0.5.
+    `form="paper"` is that; `"code"` is what the authors' published trainer computes, score * (clip(alpha * (target - n), -1, 1)
+    + 1) / 2, whose slope is alpha / 2 and which has no delta.
+
+    Source: L1, arXiv:2503.04697, eq. 2, alpha = 3e-4 and delta = 0.5; the code that was published with it.
     """
 
     alpha: float = 3e-4
     delta: float = 0.5
+    form: Literal["paper", "code"] = "paper"
 
     def __post_init__(self) -> None:
-        _check_positive("alpha", self.alpha)
+        _check_positive("lcpo_max.alpha", self.alpha)
         if not 0 <= self.delta <= 1:
-            raise ConfigError(f"delta = {self.delta}; it is the share of the reward left at the target: give 0 to 1")
+            raise ConfigError(f"lcpo_max.delta = {self.delta}; it is the share of the reward left at the target: give 0 to 1")
+        if self.form not in ("paper", "code"):
+            raise ConfigError(f"lcpo_max.form = {self.form!r}; allowed: paper, code")
 
     def __call__(self, group: Group, /) -> list[float | None]:
         target = _target_tokens(group)
         return [None if r.reward is None else r.reward * self._share(target - r.completion_tokens) for r in group.rollouts]
 
     def _share(self, tokens_left: float) -> float:
+        if self.form == "code":
+            return (min(1.0, max(-1.0, self.alpha * tokens_left)) + 1) / 2
         return min(1.0, max(0.0, self.alpha * tokens_left + self.delta))
 
     @property
     def formula(self) -> str:
+        if self.form == "code":
+            return f"rᵢ = score · (clip({self.alpha:g} · (target − |oᵢ|), −1, 1) + 1) / 2"
         return f"rᵢ = score · clip({self.alpha:g} · (target − |oᵢ|) + {self.delta:g}, 0, 1)"
 
     @property
@@ -116,19 +127,93 @@ class LengthBudget:
 
 
 @dataclass(frozen=True, slots=True)
+class TokenCost:
+    """score - alpha * n: every sampled token costs the same, in every step and for every answer.
+
+    Source: INTELLECT-2, arXiv:2505.07291, has the constant alpha = 3e-4 on the distance from an asked length;
+    that is `lcpo_exact` on prompts with discrete targets. This is its special case of a target of no tokens.
+    """
+
+    alpha: float = 3e-4
+
+    def __post_init__(self) -> None:
+        _check_positive("token_cost.alpha", self.alpha)
+
+    def __call__(self, group: Group, /) -> list[float | None]:
+        return [None if r.reward is None else r.reward - self.alpha * r.completion_tokens for r in group.rollouts]
+
+    @property
+    def formula(self) -> str:
+        return f"rᵢ = score − {self.alpha:g} · |oᵢ|"
+
+    @property
+    def words(self) -> str:
+        return "every token costs the same small amount, whatever the answer"
+
+
+@dataclass(frozen=True, slots=True)
+class GrowingLimit:
+    """The soft overlong punishment at a limit that grows: `limits[stage]` tokens, a stage lasting `stage_steps` steps.
+
+    The last limit stays. Generation still stops at `rollout.max_tokens`, which should be the last limit; `buffer=None` is 20 % of
+    each limit. Without a step (outside of training) the last limit holds.
+
+    Source: Kimi k1.5, arXiv:2501.12599, and the RLHF book's account of it: the allowed length is progressively expanded against
+    overthinking. Neither gives a formula; the stages are ours, the punishment is DAPO's (arXiv:2503.14476, eq. 13).
+    """
+
+    limits: tuple[int, ...] = (1024, 2048, 4096, 8192)
+    stage_steps: int = 100
+    buffer: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.limits or min(self.limits) < 1 or list(self.limits) != sorted(self.limits):
+            raise ConfigError(f"growing_limit.limits = {list(self.limits)}; give tokens, 1 or more, that never fall")
+        if self.stage_steps < 1:
+            raise ConfigError(f"growing_limit.stage_steps = {self.stage_steps}; give the steps of a stage, 1 or more")
+        for limit in self.limits:
+            OverlongPenalty(limit, self.buffer)
+
+    def limit(self, step: int) -> int:
+        """Tokens allowed after `step` finished steps; never falls."""
+        return self.limits[min(step // self.stage_steps, len(self.limits) - 1)]
+
+    def at_step(self, step: int, /) -> OverlongPenalty:
+        return OverlongPenalty(self.limit(step), self.buffer)
+
+    def __call__(self, group: Group, /) -> list[float | None]:
+        return OverlongPenalty(self.limits[-1], self.buffer)(group)
+
+    @property
+    def formula(self) -> str:
+        buffer = "(limit / 5)" if self.buffer is None else f"{self.buffer}"
+        stages = " → ".join(map(str, self.limits))
+        return f"rᵢ = score − min(1, max(0, |oᵢ| − (limit − {buffer})) / {buffer}),  limit = {stages}"
+
+    @property
+    def words(self) -> str:
+        return f"long responses lose up to 1; how long is too long grows every {self.stage_steps} steps"
+
+
+@dataclass(frozen=True, slots=True)
 class CosineLength:
     """The reward runs along a cosine from its value at 0 tokens to its value at `max_tokens`, for correct and wrong apart.
 
-    It replaces the score. The defaults want correct answers short, and give wrong ones more the more they tried.
+    It replaces the score. The defaults want correct answers short, and give wrong ones more the more they tried. With `exceed`, a
+    response of `max_tokens` or more gets that, right or wrong.
 
-    Source: "Demystifying Long Chain-of-Thought Reasoning", arXiv:2502.03373; values as in TRL.
+    Source: "Demystifying Long Chain-of-Thought Reasoning", arXiv:2502.03373. The defaults are those of open-r1 and
+    TRL, which know no `exceed`; the paper has it, and other values.
     """
 
     max_tokens: int | None = None
     correct: tuple[float, float] = (1.0, 0.5)
     wrong: tuple[float, float] = (-1.0, -0.5)
+    exceed: float | None = None
 
     def __post_init__(self) -> None:
+        if not all(math.isfinite(value) for value in (*self.correct, *self.wrong, self.exceed or 0.0)):
+            raise ConfigError(f"cosine_length: correct, wrong and exceed must be finite, got {self}")
         if self.max_tokens is not None and self.max_tokens < 1:
             raise ConfigError(f"max_tokens = {self.max_tokens}; give the longest response in tokens, 1 or more")
 
@@ -141,6 +226,8 @@ class CosineLength:
     def _value(self, rollout: Rollout) -> float:
         if self.max_tokens is None:
             raise ConfigError("max_tokens is not set, but the cosine ends there; bind the algorithm to the run's max_tokens")
+        if self.exceed is not None and rollout.completion_tokens >= self.max_tokens:
+            return self.exceed
         start, end = self.correct if rollout.is_correct else self.wrong
         share = min(1.0, rollout.completion_tokens / self.max_tokens)
         return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
@@ -149,7 +236,8 @@ class CosineLength:
     def formula(self) -> str:
         limit = self.max_tokens or "max_tokens"
         ends = [f"{end:g} + {(start - end) / 2:g} (1 + cos(π |oᵢ|/{limit}))" for start, end in (self.correct, self.wrong)]
-        return f"rᵢ = {ends[0]} if correct else {ends[1]}"
+        beyond = "" if self.exceed is None else f", but {self.exceed:g} if |oᵢ| ≥ {limit}"
+        return f"rᵢ = {ends[0]} if correct else {ends[1]}{beyond}"
 
     @property
     def words(self) -> str:

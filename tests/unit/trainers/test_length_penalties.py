@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from rlvr.errors import ConfigError
 from rlvr.trainers.algorithms import grpo
-from rlvr.trainers.length_penalties import CosineLength, KimiLength, LengthBudget, TargetLength
-from rlvr.trainers.shaping import Shape
+from rlvr.trainers.length_penalties import CosineLength, GrowingLimit, KimiLength, LengthBudget, TargetLength, TokenCost
+from rlvr.trainers.shapes import Shapes
+from rlvr.trainers.shaping import OverlongFilter, OverlongPenalty, Shape
 from rlvr.types import Completion, FinishReason, Group, Message, Problem, Rollout, Turn, Verdict
 
 Attempts = list[tuple[int, bool]]  # (tokens, is correct)
@@ -79,7 +80,22 @@ def test_cosine_length_runs_between_its_ends() -> None:
         shaped(CosineLength(), [(1, True)])
 
 
-@pytest.mark.parametrize("shape", [KimiLength(), TargetLength(), LengthBudget(), CosineLength(10)], ids=repr)
+ALL: list[Shape] = [
+    KimiLength(),
+    TargetLength(),
+    LengthBudget(),
+    LengthBudget(form="code"),
+    TokenCost(),
+    GrowingLimit((4, 8)),
+    CosineLength(10),
+    CosineLength(10, exceed=-10),
+    OverlongPenalty(10),
+    OverlongFilter(),
+    Shapes((KimiLength(0.5), TokenCost(), OverlongFilter())),
+]
+
+
+@pytest.mark.parametrize("shape", ALL, ids=repr)
 def test_unscored_rollouts_stay_unscored_and_do_not_set_the_scale(shape: Shape) -> None:
     clean = group([(3, True), (6, False)], target_tokens=5)
     broken = replace(clean.rollouts[0], verdicts={"v": Verdict.error("our fault")}, reward=None)
@@ -92,8 +108,84 @@ def test_a_missing_target_names_the_problem(target: Any) -> None:
         shaped(TargetLength(), [(1, True)], target_tokens=target)
 
 
+def turns(*parts: tuple[int, int]) -> list[Turn]:
+    """Turns of (tokens that were put before the model, tokens that it sampled): a conversation with tools."""
+    found: list[Turn] = []
+    context: tuple[int, ...] = ()
+    for told, sampled in parts:
+        context += (9,) * told
+        found.append(Turn(context, Completion((1,) * sampled, (0.0,) * sampled, FinishReason.STOP), Message("assistant", "")))
+        context += (1,) * sampled
+    return found
+
+
+@pytest.mark.parametrize("shape", ALL, ids=repr)
+@given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 9)), min_size=1, max_size=4), attempts_of_a_group)
+def test_only_what_the_policy_sampled_counts(shape: Shape, parts: list[tuple[int, int]], others: Attempts) -> None:
+    sampled = sum(count for _, count in parts)
+    plain = group([(sampled, True), *others], target_tokens=7)
+    with_tools = replace(plain.rollouts[0], turns=turns(*parts))
+    assert shape(replace(plain, rollouts=(with_tools, *plain.rollouts[1:]))) == shape(plain)
+
+
+@pytest.mark.parametrize("shape", ALL, ids=repr)
+@given(attempts_of_a_group, attempts_of_a_group)
+def test_a_shape_leaves_its_group_alone_and_knows_no_other(shape: Shape, mine: Attempts, others: Attempts) -> None:
+    found = group(mine, target_tokens=7)
+    before = [rollout.reward for rollout in found.rollouts]
+    first = shape(found)
+    shape(group(others, target_tokens=90))
+    assert shape(found) == first
+    assert [rollout.reward for rollout in found.rollouts] == before
+
+
+def test_length_budget_as_the_authors_trainer_computes_it() -> None:
+    right = [(n, True) for n in LENGTHS]
+    found = shaped(LengthBudget(alpha=0.01, form="code"), right, target_tokens=100)
+    assert found == pytest.approx([0.75, 0.5, 0.35, 0.25, 0])
+    assert shaped(LengthBudget(alpha=0.01, form="code"), [(n, False) for n in LENGTHS], target_tokens=100) == [0] * 5
+
+
+def test_a_constant_cost_of_a_token_is_lcpo_exact_with_a_target_of_none() -> None:
+    attempts = [(n, is_correct) for n in LENGTHS for is_correct in (True, False)]
+    costs = shaped(TokenCost(0.001), attempts)
+    assert costs == pytest.approx([is_correct - 0.001 * n for n, is_correct in attempts])
+
+
+@given(st.lists(st.integers(1, 500), min_size=1, max_size=5), st.integers(1, 40), st.integers(0, 400))
+def test_the_growing_limit_never_falls_and_depends_on_the_step_alone(limits: list[int], stage_steps: int, step: int) -> None:
+    shape = GrowingLimit(tuple(sorted(limits)), stage_steps)
+    assert shape.limit(step) <= shape.limit(step + 1) <= max(limits)
+    assert shape.limit(0) == min(limits)
+    assert shape.limit(stage_steps * len(limits)) == max(limits)
+    assert shape.at_step(step) == OverlongPenalty(shape.limit(step))
+
+
+def test_the_growing_limit_by_hand() -> None:
+    shape = GrowingLimit((100, 200), stage_steps=10)
+    attempts = [(80, True), (90, True), (100, False), (180, True), (200, True)]
+    assert shaped(shape.at_step(9), attempts) == pytest.approx([1, 0.5, -1, 0, 0])
+    assert shaped(shape.at_step(10), attempts) == pytest.approx([1, 1, 0, 0.5, 0])
+    assert shaped(shape, attempts) == shaped(shape.at_step(99), attempts)
+
+
+def test_cosine_length_may_punish_what_reaches_the_limit() -> None:
+    shape = CosineLength(100, exceed=-10)
+    assert shaped(shape, [(99, True), (100, True), (100, False)])[1:] == [-10, -10]
+    # The defaults of open-r1's function: correct 1 -> 0.5, wrong -1 -> -0.5.
+    assert shaped(CosineLength(1000), [(250, True), (250, False)]) == pytest.approx([0.9267766953, -0.9267766953])
+
+
 def test_wrong_constants_are_refused() -> None:
     for make in (
+        lambda: LengthBudget(form="other"),  # type: ignore[arg-type]
+        lambda: TokenCost(0),
+        lambda: GrowingLimit(()),
+        lambda: GrowingLimit((8, 4)),
+        lambda: GrowingLimit((0, 4)),
+        lambda: GrowingLimit((4,), 0),
+        lambda: GrowingLimit((4, 8), buffer=5),
+        lambda: CosineLength(9, exceed=math.nan),
         lambda: KimiLength(weight=0),
         lambda: TargetLength(alpha=-1),
         lambda: LengthBudget(delta=2),
