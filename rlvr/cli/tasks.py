@@ -113,7 +113,7 @@ def _validate(args: argparse.Namespace) -> int:
 
 def _leakage(args: argparse.Namespace) -> int:
     from rlvr.cli.tasks_leakage import report
-    from rlvr.filtering.leakage import clean, held_out_problems
+    from rlvr.envs.leakage import clean, held_out_problems
 
     task, split = _load(args), args.split or "train"
     held_out = held_out_problems(task, split, args.against)

@@ -7,8 +7,8 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlvr.envs.leakage import Cleaning
     from rlvr.envs.tasks import Task
-    from rlvr.filtering.leakage import Cleaning
 
 SHOWN = 20  # findings of each kind without --limit
 

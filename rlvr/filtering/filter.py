@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlvr.engines.subject import Subject, open_subject, run_to_end
+from rlvr.envs.leakage import clean, held_out_problems
 from rlvr.errors import ConfigError
 from rlvr.filtering.difficulty import measure_pass_rates
-from rlvr.filtering.leakage import clean, held_out_problems
 from rlvr.filtering.pass_rates import PassRates, load_pass_rates
 from rlvr.filtering.window import EPSILON, Window
 from rlvr.types import JSON, Group

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rlvr.envs import leakage
+from rlvr.envs.leakage import clean, words
 from rlvr.errors import ConfigError
-from rlvr.filtering import leakage
-from rlvr.filtering.leakage import clean, words
 from rlvr.types import JSON, Message, Problem
 
 
