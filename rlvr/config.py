@@ -84,7 +84,8 @@ class EngineConfig(_Section):
 
     name: str = "native"
     max_rows: Positive = 256  # sequences decoded together
-    url: str | None = None  # of a server, for `openai`; unset: OPENAI_BASE_URL
+    url: str | None = None  # of a server: `openai` (unset: OPENAI_BASE_URL), `vllm` (several with commas; unset: it is started)
+    args: dict[str, Any] = {}  # settings of the engine
 
 
 class ModelConfig(_Section):

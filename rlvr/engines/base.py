@@ -10,14 +10,23 @@ from rlvr.types import Engine
 
 @dataclass(frozen=True, slots=True)
 class WeightUpdate:
-    """How an update of an engine's weights went: the gap between its logprobs and the trainer's afterwards, and its seconds."""
+    """How an update of an engine's weights went: the gap between its logprobs and the trainer's afterwards, and its seconds.
+
+    `restarts`: how often an instance of the engine died and was brought back in this run.
+    """
 
     gap_mean: float
     gap_max: float
     elapsed_s: float
+    restarts: int = 0
 
     def metrics(self) -> dict[str, float]:
-        return {"engine_gap_mean": self.gap_mean, "engine_gap_max": self.gap_max, "time_weights_s": self.elapsed_s}
+        return {
+            "engine_gap_mean": self.gap_mean,
+            "engine_gap_max": self.gap_max,
+            "engine_restarts": self.restarts,
+            "time_weights_s": self.elapsed_s,
+        }
 
 
 class TrainableEngine(Engine, Protocol):

@@ -11,7 +11,6 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, TypeVar
 
 from rlvr.config import EngineConfig, EnvConfig, ModelConfig, VerifierConfig
-from rlvr.engines.base import TrainableEngine
 from rlvr.envs.base import Opening
 from rlvr.envs.make import EnvMaker
 from rlvr.envs.renderer import Renderer, Tokenizer
@@ -104,10 +103,10 @@ async def open_subject(
     if not chosen:
         raise ConfigError(f"task {task.name!r} names no verifier; give one")
     config = subject.env_config(task)
-    make_engine = resolve("engines", subject.engine.name).target
+    target = resolve("engines", subject.engine.name).target
     async with AsyncExitStack() as stack:
         grader = await stack.enter_async_context(Grader([WeightedVerifier(one.name, one.weight, one.args) for one in chosen]))
-        speaker = _remote(subject, make_engine) if hasattr(make_engine, "chat") else _local(subject, config, make_engine)
+        speaker = _remote(subject, target) if hasattr(target, "chat") else _local(subject, config)
         stack.push_async_callback(speaker.engine.close)
         env = await stack.enter_async_context(speaker.env or EnvMaker(config, speaker.renderer))
         if speaker.renderer is not None:
@@ -138,25 +137,24 @@ class _Speaker:
     env: EnvMaker | None = None
 
 
-def _local(subject: Subject, config: EnvConfig, make_engine: Any) -> _Speaker:
+def _local(subject: Subject, config: EnvConfig) -> _Speaker:
     from rlvr.engines.load import load_model
+    from rlvr.engines.make import make_engine
 
     loaded = load_model(subject.model, subject.load)
     renderer = Renderer(loaded.tokenizer, subject.template, end_ids=loaded.end_ids)
     env = EnvMaker(config, renderer)  # its settings are wrong or right before an engine is started
-    engine: TrainableEngine = make_engine(
-        loaded.model, loaded.tokenizer, max_rows=subject.engine.max_rows, precision=loaded.precision
-    )
+    engine = make_engine(subject.engine, loaded)
     provenance = {"checkpoint": loaded.path, "template": renderer.name, "precision": loaded.precision}
     return _Speaker(engine, renderer, engine.max_context, (renderer.notice,), provenance, env)
 
 
-def _remote(subject: Subject, make_engine: Any) -> _Speaker:
+def _remote(subject: Subject, make: Any) -> _Speaker:
     if subject.template != "auto":
         raise ConfigError(
             f"template = {subject.template!r}, but engine {subject.engine.name!r} has a template of its own; use auto"
         )
-    engine = make_engine(subject.model, url=subject.engine.url, max_requests=subject.engine.max_rows)
+    engine = make(subject.model, url=subject.engine.url, max_requests=subject.engine.max_rows)
     return _Speaker(engine, None, 0, (), {"checkpoint": subject.model, "template": "the server's"})
 
 

@@ -138,7 +138,7 @@ class VllmEngine:
         self._thread.run(self._pool.load(weights))
         gap = self._measure_gap()
         self.policy_version += 1
-        return WeightUpdate(gap.mean, gap.largest, time.perf_counter() - started)
+        return WeightUpdate(gap.mean, gap.largest, time.perf_counter() - started, self._pool.restarts)
 
     async def close(self) -> None:
         """End the colocated vLLM and forget servers. Harmless the second time."""

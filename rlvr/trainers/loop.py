@@ -107,7 +107,8 @@ class RlLoop:
         # Before the update, so that the rollouts of a step that breaks can be looked at.
         self._store(found, batch)
         metrics |= self._learner.learn(batch) if batch is not None else {}
-        self._engine.update_weights()
+        updated = self._engine.update_weights()
+        metrics |= updated.metrics() if updated is not None else {}
         self._refresh_reference()
         finished = time.perf_counter()
         metrics |= {

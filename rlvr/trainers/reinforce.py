@@ -8,13 +8,13 @@ from typing import Any
 from rlvr.config import EnvConfig, RunConfig
 from rlvr.engines.base import TrainableEngine
 from rlvr.engines.load import LoadedModel
+from rlvr.engines.make import closing, make_engine
 from rlvr.envs.make import EnvMaker
 from rlvr.envs.rollout import RolloutRunner
 from rlvr.envs.tasks import Task
 from rlvr.evaluation.observer import Observer
 from rlvr.filtering.curriculum import Uniform
 from rlvr.filtering.posterior import SolveRates
-from rlvr.registry import resolve
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.evaluator import MAIN, Evaluator, gains, without_results
 from rlvr.trainers.learner import Learner, Reference
@@ -91,14 +91,13 @@ class ReinforcementRun:
             TrainingError, EvaluationError: see `RlLoop.run` and `measure`.
         """
         session, evaluator = self._session, self._evaluator
-        async with self._grader, self._env:
+        async with closing(self._engine), self._grader, self._env:
             for asked in self._asked:  # again, with what the prompts say about tools
                 check_context(asked, session.renderer, self._max_tokens, session.max_context, self._env.opening)
             before = await self._evaluate(0, "held-out problems, before") if evaluator.is_on else {}
             await self._loop.run(lambda: self._evaluate(session.step, f"held-out problems, step {session.step}"))
             after = await self._evaluate(session.step, "held-out problems, after") if evaluator.is_on else {}
         self._loop.write_solve_rates()
-        await self._engine.close()
         session.results = {"kind": "rl", "grading": self._grader.provenance(), **_comparison(self._recipe, before, after)}
 
     async def _evaluate(self, step: int, stage: str) -> dict[str, Any]:
@@ -111,10 +110,7 @@ class ReinforcementRun:
 
 
 def _engine(session: Session, recipe: RunConfig) -> TrainableEngine:
-    make = resolve("engines", recipe.engine.name).target
-    engine: TrainableEngine = make(
-        session.loaded.model, session.tokenizer, max_rows=recipe.engine.max_rows, precision=session.loaded.precision
-    )
+    engine = make_engine(recipe.engine, session.loaded)
     engine.policy_version = session.step  # one update of its weights for each step, resumed or not
     return engine
 

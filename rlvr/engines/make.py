@@ -1,0 +1,68 @@
+"""From a recipe's `[engine]` to an engine for a loaded model."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from rlvr.config import EngineConfig
+from rlvr.engines.base import TrainableEngine
+from rlvr.engines.load import LoadedModel
+from rlvr.errors import ConfigError
+from rlvr.registry import resolve
+
+_GIVEN = ("model", "tokenizer", "max_rows", "precision", "url")  # by this module, from other settings
+
+
+def make_engine(config: EngineConfig, loaded: LoadedModel) -> TrainableEngine:
+    """The engine that `config` names, with its settings.
+
+    Raises:
+        PluginError: there is no such engine.
+        ConfigError: a setting that it does not have.
+        EngineError: it cannot run this model.
+    """
+    target = resolve("engines", config.name).target
+    settings: dict[str, Any] = dict(config.args)
+    _check_settings(config, target)
+    if config.url is not None:
+        settings["url"] = config.url
+    engine: TrainableEngine = target(
+        loaded.model, loaded.tokenizer, max_rows=config.max_rows, precision=loaded.precision, **settings
+    )
+    return engine
+
+
+@asynccontextmanager
+async def closing(engine: TrainableEngine) -> AsyncIterator[None]:
+    """End the engine with the block, however the block ends: it may have processes of its own."""
+    try:
+        yield
+    finally:
+        await engine.close()
+
+
+def _check_settings(config: EngineConfig, target: Any) -> None:
+    parameters = inspect.signature(target).parameters
+    if config.url is not None and "url" not in parameters:
+        raise ConfigError(f"engine.url = {config.url!r}, but engine {config.name!r} runs in this process; leave it out")
+    if any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        parameters_known = None
+    else:
+        parameters_known = [name for name in parameters if name not in _GIVEN]
+    for name in config.args:
+        if name in _GIVEN:
+            raise ConfigError(f"engine.args.{name} is not set here; {_elsewhere(name)}")
+        if parameters_known is not None and name not in parameters_known:
+            close = difflib.get_close_matches(name, parameters_known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it has {', '.join(parameters_known) or 'no settings'}"
+            raise ConfigError(f"engine.args.{name}: engine {config.name!r} has no such setting; {hint}")
+
+
+def _elsewhere(name: str) -> str:
+    return {"precision": "set load.precision", "max_rows": "set engine.max_rows", "url": "set engine.url"}.get(
+        name, "rlvr gives the engine its model and tokenizer"
+    )
