@@ -47,7 +47,10 @@ class RolloutConfig(_Section):
     top_k: NonNegative = 0
     min_p: Share = 0.0
     stop: tuple[str, ...] | None = None  # None: the task's suggestion
-    max_refills: NonNegative = 3  # more rounds of prompts when the algorithm drops groups without signal
+    max_refills: NonNegative = 3  # when groups are dropped: so many times `problems_per_step` more are tried at most
+    oversample: Annotated[float, Field(ge=1.0)] | Literal["auto"] = "auto"  # prompts for each group that is needed
+    surplus_steps: NonNegative = 1  # for how many steps a good group that was not needed may wait; 0: it is thrown away
+    patience: Positive = 20  # steps in a row without any signal after which the run gives up
 
 
 class LimitsConfig(_Section):
@@ -116,6 +119,21 @@ class ShapeConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str  # plugin name or reference
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class FilterConfig(ShapeConfig):
+    """Which groups an update leaves out, and the filter's arguments: zero_variance, too_easy, too_hard, too_long, unscored."""
+
+
+class CurriculumConfig(BaseModel):
+    """Which problems come next: a curriculum plugin and its keyword arguments."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = "uniform"
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -214,12 +232,14 @@ class RunConfig(_Recipe):
     engine: EngineConfig = EngineConfig()
     algorithm: AlgorithmConfig = AlgorithmConfig()
     shapes: Annotated[tuple[ShapeConfig, ...], BeforeValidator(shape_configs)] = ()  # in order, after the algorithm's own
+    filters: Annotated[tuple[FilterConfig, ...], BeforeValidator(shape_configs)] = ()  # groups that an update leaves out
+    curriculum: CurriculumConfig = CurriculumConfig()
     data: DataConfig = DataConfig()
     eval: EvalConfig = EvalConfig()
 
-    @field_validator("env", mode="before")
+    @field_validator("env", "curriculum", mode="before")
     @classmethod
-    def _env_may_be_a_name(cls, value: Any) -> Any:
+    def _may_be_a_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
 
 
@@ -255,7 +275,9 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ConfigError(f"recipe {origin} is not valid TOML: {error}") from error
     # A new algorithm drops the arguments of the one it replaces, so it is chosen before its own arguments are set.
-    for override in sorted(overrides, key=lambda text: not text.startswith(("algorithm=", "algorithm.name=", "env="))):
+    for override in sorted(
+        overrides, key=lambda text: not text.startswith(("algorithm=", "algorithm.name=", "env=", "curriculum="))
+    ):
         _apply(data, override)
     kind = data.get("kind", "rl")
     schemas: dict[Any, type[RunConfig] | type[SftConfig]] = {"rl": RunConfig, "sft": SftConfig}
@@ -357,7 +379,7 @@ def _apply(data: dict[str, Any], override: str) -> None:
             raise ConfigError(f"override {override!r}: {parent} is a value, not a section")
         data = nested
     # A new algorithm must not inherit the arguments of the one it replaces.
-    if leaf in ("algorithm", "env") and not parents and isinstance(value, str):
+    if leaf in ("algorithm", "env", "curriculum") and not parents and isinstance(value, str):
         value = {"name": value}
     if (parents, leaf) == (["algorithm"], "name") and data.get("name") != value:
         data.clear()

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlvr.errors import CheckpointError, ConfigError, boundary
 from rlvr.filtering.beta import beta_quantile
@@ -106,6 +107,17 @@ class SolveRates:
             return SolveRate()
         weight = self._weight(count, step)
         return SolveRate(count.correct * weight, count.wrong * weight)
+
+    def beliefs(self, ids: Sequence[str], step: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Two [n]: a and b of the belief Beta(a, b) about each of the problems `ids` at `step`."""
+        a, b = np.full(len(ids), PRIOR), np.full(len(ids), PRIOR)
+        for index, id in enumerate(ids):
+            count = self._counts.get(id)
+            if count is not None:
+                weight = self._weight(count, step)
+                a[index] += count.correct * weight
+                b[index] += count.wrong * weight
+        return a, b
 
     def observe_filter(self, rates: PassRates) -> None:
         """Start from what the offline filter found, with the policy of step 0."""

@@ -103,6 +103,15 @@ class Algorithm:
         return bool(getattr(self.objective, "needs_whole_rollouts", False))
 
     @property
+    def needs_fresh(self) -> bool:
+        """Only rollouts of the present policy may be learned from: there is no ratio that would account for an older one."""
+        return bool(getattr(self.objective, "needs_fresh", False))
+
+    @property
+    def drops_groups(self) -> bool:
+        return not isinstance(self.keep_group, KeepAll)
+
+    @property
     def min_group_size(self) -> int:
         return max(getattr(part, "min_group_size", 1) for part in (self.advantage, self.keep_group))
 

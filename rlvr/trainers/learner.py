@@ -65,9 +65,12 @@ class Learner:
     def prepare(self, groups: Sequence[Group]) -> StepBatch:
         """The step's rollouts with their old and reference logprobs, advantages and weights."""
         batch = build_batch(groups, self._algorithm.in_loss)
+        stale = self._stale_rows(groups, batch)
         # On the first and only update the policy has not moved yet: its own logprobs are the old ones.
-        if self._updates_per_step > 1 or self._algorithm.needs_policy_logprobs:
+        if stale or self._updates_per_step > 1 or self._algorithm.needs_policy_logprobs:
             batch.old_logprobs = self._filled(batch, lambda rows: self._old(batch, rows))
+            # What an earlier policy sampled is compared with that policy.
+            batch.old_logprobs[stale] = batch.sampling_logprobs[stale]
         if self._reference is not None:
             reference = self._reference
             batch.ref_logprobs = self._filled(batch, lambda rows: reference.score(batch, rows, self._temperature))
@@ -98,6 +101,12 @@ class Learner:
     @property
     def _updates_per_step(self) -> int:
         return self._recipe.optim.epochs * self._recipe.optim.minibatches
+
+    def _stale_rows(self, groups: Sequence[Group], batch: StepBatch) -> list[int]:
+        """Rows of rollouts that waited for this step, sampled by an earlier policy."""
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        is_stale = [any(turn.completion.policy_version < self._session.step for turn in rollout.turns) for rollout in rollouts]
+        return [row for row, owner in enumerate(batch.rollout_index.tolist()) if is_stale[owner]]
 
     def _old(self, batch: StepBatch, rows: Tensor) -> Tensor:
         with torch.no_grad():

@@ -12,9 +12,10 @@ from rlvr.engines.base import TrainableEngine
 from rlvr.errors import TrainingError
 from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
 from rlvr.evaluation.observer import Observer
-from rlvr.filtering.curriculum import Curriculum
+from rlvr.filtering.curriculum import Curriculum, StarvedError
 from rlvr.filtering.posterior import SolveRates, write_solve_rates
 from rlvr.trainers.batch import rollout_advantages
+from rlvr.trainers.drought import Drought
 from rlvr.trainers.learner import Learner, Reference
 from rlvr.trainers.rollouts import Collected, Collector
 from rlvr.trainers.session import Session
@@ -51,6 +52,8 @@ class RlLoop:
         self._learner = learner
         self._reference = reference
         self._observer = observer
+        self.early_end = ""  # why training ended before its last step
+        self._drought = Drought(recipe.rollout.patience)
         self._grading = dict(grading)  # stored with every rollout: which verifier, version and settings said so
         self._restore()
 
@@ -59,6 +62,8 @@ class RlLoop:
 
         Raises:
             TrainingError: too many unscored rollouts, or a loss that is not finite; the last checkpoint stands.
+            StarvedError: nothing can be learned, because the problems are too hard; the last finished step was saved. Where
+                they are all solved, the run ends well, and `early_end` says so.
             asyncio.CancelledError: interrupted; the last finished step was saved.
         """
         self._observer.stage("reinforcement learning", self._recipe.steps)
@@ -72,6 +77,13 @@ class RlLoop:
             except asyncio.CancelledError:
                 self._session.save()
                 raise
+            except StarvedError as end:
+                self._session.save()
+                if not end.is_solved:
+                    raise
+                self.early_end = str(end)
+                self._observer.note(f"training ends here: {end}")
+                return
             self._remember()
             if self._session.checkpoint_if_due():
                 self.write_solve_rates()
@@ -100,19 +112,20 @@ class RlLoop:
             self._store(found, None)
             raise TrainingError(found.failure)
         metrics = _metrics(found) | {"solve_rate_surprise": self._solve_rates.surprise(found.groups, self._session.step)}
+        metrics |= self._curriculum.metrics(self._session.step)
         self._solve_rates.observe_groups(found.groups, self._session.step)
         if self._recipe.env is not None and self._recipe.env.tools:
             metrics |= found.tally.call_fields()
         batch = self._learner.prepare(found.kept) if found.kept else None
         # Before the update, so that the rollouts of a step that breaks can be looked at.
         self._store(found, batch)
+        self._drought.check(found, self._session.step)
         metrics |= self._learner.learn(batch) if batch is not None else {}
         updated = self._engine.update_weights()
         metrics |= updated.metrics() if updated is not None else {}
         self._refresh_reference()
         finished = time.perf_counter()
         metrics |= {
-            "epoch": getattr(self._curriculum, "epoch", None),
             "time_step_s": finished - started,
             "time_generate_s": collected - started,
             "time_update_s": finished - collected,
@@ -132,7 +145,7 @@ class RlLoop:
             self._session.folder.rollout_file(step),
             (
                 rollout_to_json(rollout, step=step, group=index, advantage=advantages.get(id(rollout)), grading=self._grading)
-                for index, group in enumerate(found.groups)
+                for index, group in enumerate(found.stored)
                 for rollout in group.rollouts
             ),
         )
@@ -144,7 +157,12 @@ class RlLoop:
 
     def _remember(self) -> None:
         """What a checkpoint of the present step needs beside weights and optimizer."""
-        state: dict[str, Any] = {"curriculum": self._curriculum.state_dict(), "solve_rates": self._solve_rates.state_dict()}
+        state: dict[str, Any] = {
+            "curriculum": self._curriculum.state_dict(),
+            "solve_rates": self._solve_rates.state_dict(),
+            "collector": self._collector.state_dict(),
+            "drought": self._drought.steps,
+        }
         if self._reference is not None and self._recipe.optim.reference_every:
             state["reference"] = self._reference.state_dict()
         self._session.extra_state = state
@@ -153,6 +171,9 @@ class RlLoop:
         state = self._session.extra_state
         if "curriculum" in state:
             self._curriculum.load_state_dict(state["curriculum"])
+        if "collector" in state:
+            self._collector.load_state_dict(state["collector"])
+            self._drought.steps = state["drought"]
         if "solve_rates" in state:
             self._solve_rates.load_state_dict(state["solve_rates"])
         if "reference" in state and self._reference is not None:
@@ -176,6 +197,10 @@ def _metrics(found: Collected) -> dict[str, Any]:
         "tokens": tally.tokens,
         "groups": len(found.groups),
         "groups_dropped": found.dropped,
+        **{f"groups_dropped_{name}": count for name, count in sorted(found.drops.items())},
+        "groups_carried": len(found.carried),
+        "groups_held": len(found.held),
+        "groups_expired": len(found.expired),
         "groups_without_signal": sum(len({r.reward for r in group.rollouts}) == 1 for group in found.groups),
         "rounds": found.rounds,
     }

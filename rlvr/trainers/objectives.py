@@ -84,6 +84,8 @@ class Clipped:
 class Reinforce:
     """-A log π: the plain policy gradient, exact only while the policy has not moved. Source: Williams 1992."""
 
+    needs_fresh = True
+
     def __call__(self, tokens: Tokens, /) -> TokenLoss:
         return TokenLoss(-tokens.advantages * tokens.logprobs, torch.zeros_like(tokens.mask))
 

@@ -13,7 +13,7 @@ from rlvr.envs.make import EnvMaker
 from rlvr.envs.rollout import RolloutRunner
 from rlvr.envs.tasks import Task
 from rlvr.evaluation.observer import Observer
-from rlvr.filtering.curriculum import Uniform
+from rlvr.filtering.curriculum import Course, make_curriculum
 from rlvr.filtering.posterior import SolveRates
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.evaluator import MAIN, Evaluator, gains, without_results
@@ -66,16 +66,17 @@ class ReinforcementRun:
             check_context(asked, session.renderer, sampling.max_tokens, session.max_context)
         for note in task.notes:
             observer.note(note)
-        curriculum = Uniform(problems, recipe.seed)
         self._solve_rates = SolveRates((problem.id for problem in problems), recipe.data.half_life)
         if (rates := measured_rates(recipe, task)) is not None:
             self._solve_rates.observe_filter(rates)
+        course = Course(problems, self._solve_rates, recipe.rollout.group_size, recipe.steps, recipe.seed)
+        curriculum = make_curriculum(course, recipe.curriculum.name, recipe.curriculum.arguments)
         reference = _reference(session, recipe, initial) if algorithm.needs_reference else None
         self._loop = RlLoop(
             session,
             recipe,
             engine=self._engine,
-            collector=Collector(runner, curriculum, algorithm, recipe, sampling, session.world),
+            collector=Collector(runner, curriculum, algorithm, recipe, sampling, session.world, self._solve_rates),
             curriculum=curriculum,
             solve_rates=self._solve_rates,
             learner=Learner(session, recipe, algorithm, reference),
@@ -99,6 +100,8 @@ class ReinforcementRun:
             after = await self._evaluate(session.step, "held-out problems, after") if evaluator.is_on else {}
         self._loop.write_solve_rates()
         session.results = {"kind": "rl", "grading": self._grader.provenance(), **_comparison(self._recipe, before, after)}
+        if self._loop.early_end:
+            session.results["early_end"] = self._loop.early_end
 
     async def _evaluate(self, step: int, stage: str) -> dict[str, Any]:
         found = await self._evaluator.measure_at(step, stage)

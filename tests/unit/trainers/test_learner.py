@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -278,3 +279,22 @@ def test_rewarded_answers_become_likelier() -> None:
     is_good = batch.rewards > 0
     assert (after > before)[is_good].all()
     assert (after < before)[~is_good].all()
+
+
+def test_rollouts_that_waited_are_compared_with_the_policy_that_sampled_them() -> None:
+    session = session_of()
+    session.step = 1
+    old, fresh = GROUPS[0], GROUPS[1]
+    for rollout in fresh.rollouts:
+        turn = rollout.turns[0]
+        rollout.turns[0] = replace(turn, completion=replace(turn.completion, policy_version=1))
+    batch = learner_of(session, "grpo").prepare([old, fresh])
+    assert batch.old_logprobs is not None
+    is_old = batch.group_index[batch.rollout_index] == 0
+    mask = batch.loss_mask
+    assert torch.equal(batch.old_logprobs[is_old][mask[is_old]], batch.sampling_logprobs[is_old][mask[is_old]])
+    own = session.policy.score(batch.input_ids, batch.lengths, mask, temperature=0.9).logprobs.detach()
+    torch.testing.assert_close(batch.old_logprobs[~is_old][mask[~is_old]], own[~is_old][mask[~is_old]])
+    for rollout in fresh.rollouts:  # the groups are shared by all tests
+        turn = rollout.turns[0]
+        rollout.turns[0] = replace(turn, completion=replace(turn.completion, policy_version=0))

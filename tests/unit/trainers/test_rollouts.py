@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
 
-from rlvr.config import RunConfig, load_recipe
-from rlvr.filtering.curriculum import Uniform
+from rlvr.config import load_recipe
+from rlvr.filtering.curriculum import Course, Uniform
+from rlvr.filtering.posterior import SolveRates
 from rlvr.trainers.algorithms import build
 from rlvr.trainers.distributed import World
 from rlvr.trainers.rollouts import Collected, Collector
@@ -48,22 +50,24 @@ def collect(
     steps: int = 1,
     **settings: Any,
 ) -> tuple[list[Collected], Runner]:
-    recipe = load_recipe({"model": "m", "task": "t", "rollout": {"group_size": 4, "problems_per_step": 4, **settings}})
-    assert isinstance(recipe, RunConfig)
+    rollout = {"group_size": 4, "problems_per_step": 4, **settings}
+    recipe = load_recipe({"model": "m", "task": "t", "steps": steps, "rollout": rollout})
     runner = Runner(score, tokens)
-    collector = Collector(
-        runner,  # type: ignore[arg-type]
-        Uniform(problems, 0),
-        build(algorithm).bind(max_tokens=10),
-        recipe,
-        Sampling(max_tokens=10),
-        World(),
-    )
+    return run(make(runner, recipe, problems, algorithm), range(steps)), runner
 
+
+def make(runner: Runner, recipe: Any, problems: Sequence[Problem] = PROBLEMS, algorithm: str = "dapo") -> Collector:
+    rates = SolveRates((problem.id for problem in problems), half_life=50.0)
+    course = Course(problems, rates, recipe.rollout.group_size, recipe.steps)
+    preset = build(algorithm).bind(max_tokens=10)
+    return Collector(runner, Uniform(course), preset, recipe, Sampling(max_tokens=10), World(), rates)  # type: ignore[arg-type]
+
+
+def run(collector: Collector, steps: Iterable[int]) -> list[Collected]:
     async def main() -> list[Collected]:
-        return [await collector.collect(step) for step in range(steps)]
+        return [await collector.collect(step) for step in steps]
 
-    return asyncio.run(main()), runner
+    return asyncio.run(main())
 
 
 def mixed(problem: Problem, index: int) -> float:
@@ -84,7 +88,7 @@ def test_groups_with_signal_fill_the_step_at_once() -> None:
 
 
 def test_dropped_groups_are_replaced_by_new_problems_until_the_step_is_full() -> None:
-    [found], runner = collect(mixed_if_even, max_refills=20)
+    [found], runner = collect(mixed_if_even, max_refills=20, surplus_steps=0)
     assert len(found.kept) == 4
     assert found.rounds > 1
     assert len({name for name, _ in runner.asked}) == len(runner.asked)
@@ -93,10 +97,10 @@ def test_dropped_groups_are_replaced_by_new_problems_until_the_step_is_full() ->
 
 @pytest.mark.parametrize("refills", [0, 2])
 def test_refills_are_bounded_and_a_step_without_signal_is_no_error(refills: int) -> None:
-    [found], runner = collect(never, max_refills=refills)
+    [found], runner = collect(never, max_refills=refills, oversample=1.0)
     assert (found.kept, found.rounds, found.failure) == ([], refills + 1, None)
     assert len(runner.asked) == 4 * (refills + 1)
-    assert found.dropped == len(found.groups)
+    assert found.dropped == found.drops["no_signal"] == len(found.groups)
 
 
 def test_without_dynamic_sampling_every_group_stays() -> None:
@@ -115,16 +119,7 @@ def test_unscored_rollouts_are_left_out_of_their_group() -> None:
 
     recipe_problems = PROBLEMS[:4]
     recipe = {"model": "m", "task": "t", "max_unscored": 0.1, "rollout": {"group_size": 4, "problems_per_step": 4}}
-    runner = Runner(one_missing)
-    collector = Collector(
-        runner,  # type: ignore[arg-type]
-        Uniform(recipe_problems, 0),
-        build("grpo"),
-        load_recipe(recipe),  # type: ignore[arg-type]
-        Sampling(max_tokens=10),
-        World(),
-    )
-    found = asyncio.run(collector.collect(0))
+    [found] = run(make(Runner(one_missing), load_recipe(recipe), recipe_problems, "grpo"), [0])
     assert found.failure is None
     assert found.tally.unscored == 1
     assert sorted(len(group.rollouts) for group in found.kept) == [3, 4, 4, 4]
@@ -144,3 +139,81 @@ def test_shaped_rewards_are_on_record_for_dropped_groups_too() -> None:
     assert found.dropped
     rewards = {r.reward for group in found.groups for r in group.rollouts}
     assert rewards <= {0.0, -1.0}  # a full response loses 1
+
+
+def test_as_many_prompts_are_drawn_as_are_expected_to_fill_the_step() -> None:
+    steps, runner = collect(mixed_if_even, max_refills=5, steps=12)
+    late = steps[6:]
+    # Half of the groups have signal, so about twice as many are asked for at once instead of in refills.
+    assert sum(found.rounds for found in late) / len(late) < 2.0
+    assert all(len(found.kept) == 4 for found in late)
+    assert len(set(runner.asked)) == len(runner.asked)
+
+
+def test_never_more_is_sampled_than_the_refills_allow() -> None:
+    steps, _ = collect(never, max_refills=2, steps=5)
+    assert [len(found.groups) for found in steps] == [12] * 5
+    assert steps[-1].rounds < 3  # where hardly anything has signal, larger rounds are drawn
+
+
+def test_a_fixed_factor_of_prompts_is_kept() -> None:
+    [found], _ = collect(mixed, oversample=1.5)
+    assert (len(found.groups), len(found.kept), found.rounds) == (6, 4, 1)
+
+
+def test_good_groups_that_were_not_needed_are_trained_on_in_the_next_step_and_stored_once() -> None:
+    steps, _ = collect(mixed, oversample=1.5, steps=3)
+    first, second, _ = steps
+    assert [len(found.held) for found in steps] == [2, 1, 0]  # nothing waits for a step that does not come
+    assert [id(group) for group in second.carried] == [id(group) for group in first.held]
+    assert [len(found.kept) for found in steps] == [4, 4, 4]
+    assert [len(found.groups) for found in steps] == [6, 3, 5]
+    stored = [id(group) for found in steps for group in found.stored]
+    assert len(set(stored)) == len(stored) == sum(len(found.groups) for found in steps)
+
+
+def test_groups_wait_no_longer_than_they_may_and_are_then_stored_as_not_used() -> None:
+    steps, _ = collect(mixed, oversample=3.0, steps=3)
+    first, second, _ = steps
+    assert (len(first.held), len(second.carried), len(second.expired)) == (8, 2, 6)  # at least half of a step is fresh
+    longer, _ = collect(mixed, oversample=3.0, steps=3, surplus_steps=2)
+    assert [len(found.expired) for found in longer[:2]] == [0, 0]
+    assert all(len(found.carried) == 2 for found in longer[1:])
+
+
+def test_nothing_is_kept_for_later_where_that_is_switched_off_or_the_algorithm_cannot_use_it() -> None:
+    for settings in ({"surplus_steps": 0}, {"algorithm": "rloo"}):
+        steps, _ = collect(mixed, oversample=1.5, steps=2, **settings)
+        assert [len(found.held) + len(found.carried) for found in steps] == [0, 0]
+        assert [len(found.stored) for found in steps] == [6, 6]
+        assert [len(found.kept) for found in steps] == [4, 4]
+
+
+def test_a_restored_collector_goes_on_with_the_groups_that_waited() -> None:
+    recipe = load_recipe({"model": "m", "task": "t", "rollout": {"group_size": 4, "problems_per_step": 4, "oversample": 1.5}})
+    whole = make(Runner(mixed), recipe)
+    run(whole, range(2))
+    restored = make(Runner(mixed), recipe)
+    restored.load_state_dict(json.loads(json.dumps(whole.state_dict())))
+    assert restored.state_dict() == whole.state_dict()
+    restored._curriculum.load_state_dict(whole._curriculum.state_dict())
+    one, other = run(whole, [2])[0], run(restored, [2])[0]
+    assert one.kept == other.kept
+    assert one.carried == other.carried != []
+
+
+def test_filters_drop_groups_and_say_how_many_each() -> None:
+    def score(problem: Problem, index: int) -> float:
+        return float(index < int(problem.id[1:]) % 5)  # 0 to 4 of 4 correct
+
+    recipe = load_recipe(
+        {
+            "model": "m",
+            "task": "t",
+            "filters": ["zero_variance", {"name": "too_easy", "above": 0.6}],
+            "rollout": {"group_size": 4, "problems_per_step": 40, "max_refills": 0},
+        }
+    )
+    [found] = run(make(Runner(score), recipe, algorithm="grpo"), [0])
+    assert found.drops == {"zero_variance": 16, "too_easy": 8}
+    assert {sum(r.is_correct for r in group.rollouts) for group in found.kept} == {1, 2}

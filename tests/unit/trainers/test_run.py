@@ -28,6 +28,7 @@ MakeRecipe = Callable[..., dict[str, Any]]
 METRICS = {
     "step", "reward_mean", "correct_share", "unparsed_share", "truncated_share", "unscored_share", "tokens_mean",
     "verifier_sevens", "rollouts", "tokens", "groups", "groups_dropped", "groups_without_signal", "rounds",
+    "groups_carried", "groups_held", "groups_expired",
     "clip_share", "policy_kl", "ratio_max", "entropy", "sampling_kl", "loss", "grad_norm", "lr", "epoch", "solve_rate_surprise",
     "time_step_s", "time_generate_s", "time_update_s", "time_tokens_per_s", "time_total_s",
 }  # fmt: skip
@@ -108,7 +109,7 @@ def test_a_step_without_signal_is_skipped_and_logged(recipe: MakeRecipe, base: P
     run = train(recipe(model=str(base), verifiers=numbers, **settings))
     assert len(metrics(run)) == 2
     for row in metrics(run):
-        assert (row["groups"], row["groups_dropped"], row["rounds"], row["unparsed_share"]) == (8, 8, 2, 1.0)
+        assert (row["groups"], row["groups_dropped"], row["groups_dropped_no_signal"], row["unparsed_share"]) == (8, 8, 8, 1.0)
         assert "loss" not in row
     before, after = weights(base), weights(run.checkpoint)
     assert all(torch.equal(before[name], after[name]) for name in before)

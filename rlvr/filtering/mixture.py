@@ -1,0 +1,232 @@
+"""Curricula around others: a mixture of sources, and the retirement of problems that are solved."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Literal
+
+import numpy as np
+
+from rlvr.errors import ConfigError
+from rlvr.filtering.beta import beta_cdf
+from rlvr.filtering.curriculum import Course, StarvedError, nested
+from rlvr.seeding import rng
+from rlvr.types import Group, Problem
+
+_FAST, _SLOW = 0.3, 0.05  # how much a step's solve rate moves the two averages whose distance is progress
+
+
+class Mixture:
+    """Draws from several sources: problems that have the same value of `by` in their metadata.
+
+    `weights` gives each source its share, in any unit (sources that are not named get nothing). `weights="progress"` is a
+    bandit: a source is drawn in proportion to how fast its solve rate changes, up or down, and `explore` of the draws are even.
+    Inside a source `within` chooses, the name of a curriculum or a table with its arguments.
+
+    Source of the bandit: Matiisen et al., "Teacher-Student Curriculum Learning", arXiv:1707.00183 (the absolute slope of the
+    learning curve; here the distance of a fast and a slow average).
+    """
+
+    def __init__(
+        self,
+        course: Course,
+        by: str,
+        weights: Mapping[str, float] | Literal["progress", "even"] = "even",
+        within: str | Mapping[str, Any] = "uniform",
+        explore: float = 0.2,
+    ) -> None:
+        if not 0.0 < explore <= 1.0:
+            raise ConfigError(f"explore = {explore}; give the share of the draws that are even, above 0 and up to 1")
+        sources = _sources(course.problems, by)
+        self._course, self._by, self._explore = course, by, explore
+        self._is_bandit = weights == "progress"
+        self._weights = _fixed_weights(sources, weights, by)
+        self._names = [name for name in sources if self._weights[name] > 0]
+        self._inner = {name: nested(replace(course, problems=sources[name]), within) for name in self._names}
+        self._source_of = {problem.id: name for name in self._names for problem in sources[name]}
+        self._averages: dict[str, tuple[float, float]] = {}  # fast and slow
+        self._step, self._calls = -1, 0
+
+    def next(self, count: int, step: int) -> list[Problem]:
+        if step != self._step:
+            self._step, self._calls = step, 0
+        random = rng("mixture", self._course.seed, step, self._calls)
+        self._calls += 1
+        shares = self._source_shares()
+        wanted = Counter(random.choices(self._names, [shares[name] for name in self._names], k=count))
+        drawn = [problem for name in self._names if wanted[name] for problem in self._inner[name].next(wanted[name], step)]
+        random.shuffle(drawn)
+        return drawn
+
+    def shares(self, step: int) -> list[float]:
+        of_source = self._source_shares()
+        found = {
+            problem.id: of_source[name] * share
+            for name in self._names
+            for problem, share in zip(self._problems_of(name), self._inner[name].shares(step), strict=True)
+        }
+        return [found.get(problem.id, 0.0) for problem in self._course.problems]
+
+    def observe(self, groups: Sequence[Group], step: int) -> None:
+        for name in self._names:
+            mine = [group for group in groups if self._source_of.get(group.problem.id) == name]
+            self._inner[name].observe(mine, step)
+            scored = [rollout for group in mine for rollout in group.rollouts if rollout.is_scored]
+            if not scored:
+                continue
+            rate = sum(rollout.is_correct for rollout in scored) / len(scored)
+            fast, slow = self._averages.get(name, (rate, rate))
+            self._averages[name] = (fast + _FAST * (rate - fast), slow + _SLOW * (rate - slow))
+
+    def metrics(self, step: int) -> dict[str, float]:
+        return {f"curriculum_share_{name}": share for name, share in self._source_shares().items()}
+
+    @property
+    def words(self) -> str:
+        inside = next(iter(self._inner.values())).words
+        if self._is_bandit:
+            return (
+                f"sources by {self._by} ({', '.join(self._names)}): the faster a source's solve rate changes, the more of it; "
+                f"{self._explore:.0%} of the draws are even. Inside a source {inside}"
+            )
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in self._source_shares().items())
+        return f"sources by {self._by}: {shares}. Inside a source {inside}"
+
+    def state_dict(self) -> dict[str, Any]:
+        inner = {name: curriculum.state_dict() for name, curriculum in self._inner.items()}
+        return {"inner": inner, "averages": {name: list(pair) for name, pair in self._averages.items()}}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        for name, curriculum in self._inner.items():
+            curriculum.load_state_dict(state["inner"][name])
+        self._averages = {name: (pair[0], pair[1]) for name, pair in state["averages"].items()}
+
+    def _problems_of(self, name: str) -> list[Problem]:
+        return [problem for problem in self._course.problems if self._source_of.get(problem.id) == name]
+
+    def _source_shares(self) -> dict[str, float]:
+        total = math.fsum(self._weights[name] for name in self._names)
+        fixed = {name: self._weights[name] / total for name in self._names}
+        if not self._is_bandit:
+            return fixed
+        # A source that was never tried has the progress of the liveliest: it may have more.
+        known = {name: abs(fast - slow) for name, (fast, slow) in self._averages.items()}
+        most = max(known.values(), default=0.0)
+        progress = {name: known.get(name, most) for name in self._names}
+        whole = math.fsum(progress.values())
+        if not whole > 0:
+            return fixed
+        return {name: self._explore * fixed[name] + (1 - self._explore) * progress[name] / whole for name in self._names}
+
+
+class Retire:
+    """Leaves out problems that are solved, and tries some of them again.
+
+    Retired is a problem whose solve rate is above `above` with probability `certainty`; `revisit` of the draws go to those. What
+    is known of them fades, so they come back by themselves, too. The others are chosen by `within`.
+    """
+
+    def __init__(
+        self,
+        course: Course,
+        within: str | Mapping[str, Any] = "uniform",
+        above: float = 0.95,
+        certainty: float = 0.9,
+        revisit: float = 0.05,
+    ) -> None:
+        for name, value in (("above", above), ("certainty", certainty)):
+            if not 0.0 < value < 1.0:
+                raise ConfigError(f"{name} = {value}; give a share between 0 and 1")
+        if not 0.0 <= revisit < 1.0:
+            raise ConfigError(f"revisit = {revisit}; give the share of the draws for solved problems, 0 or more and below 1")
+        self._course = course
+        self._ids = [problem.id for problem in course.problems]
+        self._inner = nested(course, within)
+        self._above, self._certainty, self._revisit = above, certainty, revisit
+        self._step, self._calls = -1, 0
+
+    def next(self, count: int, step: int) -> list[Problem]:
+        if step != self._step:
+            self._step, self._calls = step, 0
+        random = rng("retire", self._course.seed, step, self._calls)
+        self._calls += 1
+        retired = self._retired(step)
+        again = min(sum(random.random() < self._revisit for _ in range(count)), len(retired))
+        drawn = random.sample([problem for problem in self._course.problems if problem.id in retired], again)
+        left = 2 * len(self._ids) + count  # draws after which every problem has come, whatever order `within` keeps
+        while len(drawn) < count:
+            if len(retired) == len(self._ids) or left <= 0:
+                raise StarvedError(
+                    f"the curriculum has nothing left to draw at step {step}: {len(retired)} of {len(self._ids)} problems are "
+                    f"retired, because they are solved more than {self._above:.0%} of the time. Stop here, give it harder "
+                    "problems, or raise curriculum.above or curriculum.revisit",
+                    is_solved=True,
+                )
+            some = self._inner.next(count - len(drawn), step)
+            left -= len(some)
+            drawn += [problem for problem in some if problem.id not in retired]
+        return drawn
+
+    def shares(self, step: int) -> list[float]:
+        retired = self._retired(step)
+        inner = self._inner.shares(step)
+        kept = math.fsum(share for id, share in zip(self._ids, inner, strict=True) if id not in retired)
+        if not kept > 0:
+            raise StarvedError(f"all problems that would be drawn at step {step} are retired", is_solved=True)
+        again = self._revisit if retired else 0.0
+        return [
+            again / len(retired) if id in retired else (1.0 - again) * share / kept
+            for id, share in zip(self._ids, inner, strict=True)
+        ]
+
+    def observe(self, groups: Sequence[Group], step: int) -> None:
+        self._inner.observe(groups, step)
+
+    def metrics(self, step: int) -> dict[str, float]:
+        return {**self._inner.metrics(step), "curriculum_retired": float(len(self._retired(step)))}
+
+    @property
+    def words(self) -> str:
+        return (
+            f"problems that are solved more than {self._above:.0%} of the time ({self._certainty:.0%} sure) are retired, and "
+            f"{self._revisit:.0%} of the draws go back to them. Of the others {self._inner.words}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"inner": self._inner.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._inner.load_state_dict(state["inner"])
+
+    def _retired(self, step: int) -> set[str]:
+        a, b = self._course.rates.beliefs(self._ids, step)
+        likely = np.flatnonzero(a / (a + b) >= self._certainty * self._above)  # by Markov's inequality no others can be
+        is_solved = 1.0 - beta_cdf(np.full(len(likely), self._above), a[likely], b[likely]) >= self._certainty
+        return {self._ids[index] for index in likely[is_solved].tolist()}
+
+
+def _sources(problems: Sequence[Problem], by: str) -> dict[str, list[Problem]]:
+    sources: dict[str, list[Problem]] = {}
+    for problem in problems:
+        if by not in problem.metadata:
+            known = ", ".join(sorted(problem.metadata)) or "nothing"
+            raise ConfigError(f"by = {by!r}, but the metadata of problem {problem.id!r} has {known}; name one of those")
+        sources.setdefault(str(problem.metadata[by]), []).append(problem)
+    return sources
+
+
+def _fixed_weights(sources: Mapping[str, Any], weights: Mapping[str, float] | str, by: str) -> dict[str, float]:
+    if isinstance(weights, str):
+        if weights not in ("progress", "even"):
+            raise ConfigError(f'weights = {weights!r}; give "even", "progress" or a table with the share of each {by}')
+        return dict.fromkeys(sources, 1.0)
+    unknown = sorted(set(weights) - set(sources))
+    if unknown:
+        raise ConfigError(f"weights name {unknown[0]!r}, but the problems' {by} is one of {', '.join(sources)}")
+    found = {name: float(weights.get(name, 0.0)) for name in sources}
+    if any(not (math.isfinite(weight) and weight >= 0) for weight in found.values()) or not math.fsum(found.values()) > 0:
+        raise ConfigError(f"weights = {dict(weights)}; give numbers, 0 or more, not all of them 0")
+    return found
