@@ -41,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         help="what models are tested under: pass@1 (default), maj@4, pass^4, best@4, greedy",
     )
+    parser.add_argument(
+        "--training", default="", metavar="TASK:SPLIT", help="what the model was trained on: which problems it gives away"
+    )
     parser.add_argument("--out", metavar="DIR", help="keep report.json and every sample there")
     parser.add_argument("--resume", action="store_true", help="continue an evaluation that was interrupted in --out")
     parser.add_argument("--export", metavar="FILE", help="write what was found: .json, .csv, or .md for a model card")
@@ -78,6 +81,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             seeds=sizes_of(args.seeds, "--seeds") if args.seeds else (),
             scorer=_scorer(args),
+            training=args.training,
             max_unscored=args.max_unscored,
             **settings,
         )
@@ -140,6 +144,8 @@ def report_table(report: Report, out: str | None) -> RenderableType:
     table.add_row("outcomes", " · ".join(f"{name} {share:.1%}" for name, share in values["outcomes"].items() if share))
     table.add_row("mean scores", " · ".join(f"{printable(name)} {mean:.3f}" for name, mean in values["verifiers"].items()))
     table.add_row("wall time", f"{duration(found.wall_time_s)}, {values['tokens_per_s']:,.0f} tokens/s")
+    if report.contamination is not None:
+        table.add_row("contamination", Text(printable(report.contamination.sentence)))
     if out is not None:
         table.add_row("samples", Text(printable(out)))
     dropped = [f"{name} over {count}" for name, count in values["problems_measured"].items() if count < len(found.problems)]

@@ -15,11 +15,12 @@ from typing import Any
 from rlvr.config import VerifierConfig
 from rlvr.engines.subject import Subject, open_subject, run_to_end, sampling_json
 from rlvr.errors import ConfigError, EvaluationError, boundary
+from rlvr.evaluation.contamination import Contamination, overlaps
 from rlvr.evaluation.ledger import RolloutWriter, rollout_to_json
 from rlvr.evaluation.measure import Attempts, Measurement, Runs, check_measurement, measure, pooled
 from rlvr.evaluation.observer import Observer, SilentObserver
 from rlvr.evaluation.resume import Remembered, ResumedRunner, unfinished_files
-from rlvr.evaluation.samples import metrics_for, problems_hash
+from rlvr.evaluation.samples import Kind, Metric, metrics_for, problems_hash
 from rlvr.evaluation.statistics import Estimate, estimate
 from rlvr.types import JSON
 
@@ -54,6 +55,7 @@ class Report:
     about: Mapping[str, JSON]
     more: Mapping[str, Estimate] = field(default_factory=dict)
     between_seeds: Mapping[str, Spread] = field(default_factory=dict)
+    contamination: Contamination | None = None
 
     @property
     def pass_at(self) -> Mapping[int, Estimate]:
@@ -68,6 +70,8 @@ class Report:
         more: dict[str, JSON] = {name: found.to_json() for name, found in self.more.items()}
         if self.between_seeds:
             more["between_seeds"] = {name: spread.to_json() for name, spread in self.between_seeds.items()}
+        if self.contamination is not None:
+            more["contamination"] = self.contamination.to_json()
         return {**self.measurement.to_json(), **more, **self.about}
 
 
@@ -83,6 +87,7 @@ def evaluate(
     seed: int = 0,
     seeds: Sequence[int] = (),
     scorer: VerifierConfig | None = None,
+    training: str = "",
     out: str | Path | None = None,
     resume: bool = False,
     max_unscored: float = 0.02,
@@ -92,7 +97,8 @@ def evaluate(
     """Sample `n` responses to each problem of a split and estimate pass@k, with 95 % intervals over problems.
 
     Beside pass@k: maj@k and pass^k (`rlvr.evaluation.samples.Metric`), and with a `scorer`, a verifier whose score ranks the
-    samples, best@k. `seeds` draws a sample set of `n` for each instead of one for `seed`.
+    samples, best@k. `seeds` draws a sample set of `n` for each instead of one for `seed`. `training` names the problems that the
+    model was trained on (`gsm8k:train`, a file): the report says which evaluated problems they give away.
 
     `settings` are further fields of `rlvr.engines.subject.Subject`: task_args, max_tokens, temperature, top_p, top_k,
     min_p, template, env, verifiers, load, engine. With `out`, that folder gets `report.json` and every sample with its
@@ -124,6 +130,7 @@ def evaluate(
     if scorer is not None:
         judged = subject.verifiers if subject.verifiers is not None else opened.verifiers
         subject = replace(subject, verifiers=(*judged, scorer.model_copy(update={"weight": 0.0})))
+    leaks = overlaps(chosen, training) if training else None
     folder = _new_folder(out, is_resumed=resume)
     observer = observer or SilentObserver()
     about: dict[str, JSON] = {
@@ -170,7 +177,10 @@ def evaluate(
                     by_seed.append(measured)
             if remembered is not None:
                 remembered.forget()
-        return _report(by_seed, about, k, list(about["grading"])[-1] if scorer is not None else "")
+        found = _report(by_seed, about, k, list(about["grading"])[-1] if scorer is not None else "")
+        if leaks is None:
+            return found
+        return replace(found, contamination=leaks.scores(found.measurement.samples, Metric(Kind.PASS, 1)))
 
     report = run_to_end(main)
     if folder is not None:
