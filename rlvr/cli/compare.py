@@ -37,8 +37,8 @@ def run(args: argparse.Namespace) -> int:
     from rlvr.cli.live import console_for_tables
     from rlvr.cli.study_table import study_table
     from rlvr.evaluation.comparison import compare
+    from rlvr.evaluation.evaluations import Evaluation, load_evaluations
     from rlvr.evaluation.export import check_export, export, lines
-    from rlvr.evaluation.stored import Evaluation, load_evaluations
 
     if args.export:
         check_export(args.export)

@@ -10,10 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rlvr.errors import ConfigError
+from rlvr.evaluation.evaluations import Evaluation
 from rlvr.evaluation.paired import PairedTest, holm, paired_test, sentence
 from rlvr.evaluation.samples import Kind, Metric, Samples
 from rlvr.evaluation.statistics import Estimate, estimate
-from rlvr.evaluation.stored import Evaluation
 from rlvr.seeding import seed as seed_of
 from rlvr.types import JSON
 

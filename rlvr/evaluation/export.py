@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rlvr.errors import ConfigError, EvaluationError, boundary
 from rlvr.evaluation.comparison import Study
+from rlvr.evaluation.evaluations import Evaluation
 from rlvr.evaluation.samples import Kind, Metric, metrics_for
-from rlvr.evaluation.stored import Evaluation
 from rlvr.types import JSON
 
 FORMATS = (".json", ".csv", ".md")

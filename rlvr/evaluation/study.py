@@ -12,8 +12,8 @@ from typing import Any
 from rlvr.errors import ConfigError, PluginError, RlvrError, TaskError
 from rlvr.evaluation.comparison import Study, compare
 from rlvr.evaluation.evaluate import REPORT, Report, evaluate
+from rlvr.evaluation.evaluations import Evaluation
 from rlvr.evaluation.observer import Observer, SilentObserver
-from rlvr.evaluation.stored import Evaluation
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ import pytest
 
 from rlvr.errors import ConfigError
 from rlvr.evaluation.comparison import compare
+from rlvr.evaluation.evaluations import Evaluation, load_evaluations
 from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
 from rlvr.evaluation.samples import Metric, Sample, metrics_for
-from rlvr.evaluation.stored import Evaluation, load_evaluations
 from rlvr.seeding import seed
 from rlvr.types import Completion, FinishReason, Message, Problem, Rollout, Stop, Turn, Verdict
 

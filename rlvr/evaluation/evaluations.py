@@ -1,0 +1,179 @@
+"""Evaluations as they lie on disk: the folder of `rlvr eval`, a run's held-out sets, or a file of rollouts."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlvr.errors import ConfigError, EvaluationError, boundary
+from rlvr.evaluation.evaluate import REPORT, SAMPLES, Report
+from rlvr.evaluation.ledger import read_lines, rollout_from_json
+from rlvr.evaluation.resume import unfinished_files
+from rlvr.evaluation.samples import Metric, Sample, Samples
+from rlvr.evaluation.statistics import Estimate, estimate
+from rlvr.types import JSON
+
+_HELD_OUT = re.compile(r"step-(\d+)\.held-out\.jsonl(\.gz)?")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One model on one task: its samples, its greedy answers (1 or 0 by problem), what is known about how they came to be, and
+    what a reader must know about how they were read."""
+
+    label: str
+    about: Mapping[str, JSON]
+    samples: Samples
+    greedy: Mapping[str, float] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, report: Report, label: str) -> Evaluation:
+        found = report.measurement
+        greedy = {one.id: float(one.greedy_correct) for one in found.problems if one.greedy_correct is not None}
+        return cls(label, report.about, found.samples, greedy)
+
+    @property
+    def task(self) -> str:
+        """Task, arguments and split: what two evaluations must share to be compared."""
+        arguments = self.about.get("task_args") or {}
+        said = " ".join(f"{key}={json.dumps(value)}" for key, value in sorted(arguments.items()))
+        return " ".join(part for part in (str(self.about.get("task", "?")), str(self.about.get("split", "")), said) if part)
+
+    @property
+    def n(self) -> int:
+        """Samples of a problem, of the problem that has most."""
+        return max((len(group) for group in self.samples.values()), default=0)
+
+    @property
+    def tokens_mean(self) -> float:
+        """Tokens of a sample, mean over all samples."""
+        tokens = [sample.tokens for group in self.samples.values() for sample in group]
+        return sum(tokens) / max(1, len(tokens))
+
+    def estimate(self, metric: Metric) -> Estimate | None:
+        """None where no problem has enough samples."""
+        values = metric.values(self.samples)
+        return estimate(list(values.values())) if values else None
+
+    def shares(self) -> dict[str, float]:
+        """Truncated, unparsed and unscored samples, each as a share of all."""
+        samples = [sample for group in self.samples.values() for sample in group]
+        size = max(1, len(samples))
+        return {
+            "truncated": sum(one.is_truncated for one in samples) / size,
+            "unparsed": sum(one.is_unparsed for one in samples) / size,
+            "unscored": sum(not one.is_scored for one in samples) / size,
+        }
+
+
+def load_evaluations(path: str | Path) -> list[Evaluation]:
+    """The evaluation of a folder or file; of a run, what it measured first (before training) and last.
+
+    What a crash left is read as far as it goes, and `notes` says so.
+
+    Raises:
+        ConfigError: there are no evaluated rollouts.
+        EvaluationError: the disk refuses.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [_read(path, path.name, {})]
+    if not path.is_dir():
+        raise ConfigError(f"{path} does not exist; give the folder of an evaluation, a run folder, or a file of rollouts")
+    if (path / SAMPLES).is_file():
+        return [_read(path / SAMPLES, _name(path), _json(path / REPORT))]
+    if left := unfinished_files(path / SAMPLES):
+        found = [_read(file, _name(path), {}) for file in left]
+        most = max(found, key=lambda one: sum(map(len, one.samples.values())))
+        return [_with_note(most, f"{path} is an evaluation that did not finish: continue it with --resume --out {path}")]
+    held_out = sorted(
+        (int(match[1]), file) for file in (path / "evaluations").glob("*") if (match := _HELD_OUT.fullmatch(file.name))
+    )
+    if not held_out:
+        raise ConfigError(f"{path} holds no evaluation: neither {SAMPLES} nor evaluations/step-*.held-out.jsonl.gz")
+    about = _about_run(path)
+    steps = [held_out[0], held_out[-1]] if len(held_out) > 1 else held_out
+    return [_read(file, f"{_name(path)} step {step}", {**about, "step": step}) for step, file in steps]
+
+
+def _name(path: Path) -> str:
+    return path.resolve().name
+
+
+def _read(path: Path, label: str, about: Mapping[str, JSON]) -> Evaluation:
+    samples: dict[str, list[Sample]] = {}
+    greedy: dict[str, float] = {}
+    known: dict[str, JSON] = {}
+    rows = damaged = 0
+    with boundary(EvaluationError, f"stored rollouts in {path} cannot be read"):
+        for row in _rows(path):
+            if row is None:
+                damaged += 1
+                continue
+            rows += 1
+            rollout = rollout_from_json(row)
+            known = known or dict(row["provenance"])
+            if row["provenance"].get("mode", "sampled") == "sampled":
+                sample = Sample.of(rollout, row["provenance"].get("seed", 0))
+                samples.setdefault(rollout.problem.id, []).append(sample)
+            elif rollout.is_scored:
+                greedy[rollout.problem.id] = float(rollout.is_correct)
+    if not samples:
+        raise ConfigError(f"{path} holds no sampled rollouts" + (f", and {damaged} damaged lines" if damaged else ""))
+    notes = (f"{path}: {damaged} damaged lines were left out",) if damaged else ()
+    return Evaluation(label, {**known, **about}, samples, greedy, notes)
+
+
+def _rows(path: Path) -> Iterator[dict[str, Any] | None]:
+    for line in read_lines(path):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            row = None
+        yield row if isinstance(row, dict) and "problem" in row else None
+
+
+def _with_note(evaluation: Evaluation, note: str) -> Evaluation:
+    return Evaluation(evaluation.label, evaluation.about, evaluation.samples, evaluation.greedy, (*evaluation.notes, note))
+
+
+def _json(path: Path) -> dict[str, JSON]:
+    if not path.is_file():
+        return {}
+    with boundary(EvaluationError, f"{path} cannot be read"):
+        found = json.loads(path.read_text(encoding="utf-8"))
+    keep = (
+        "model",
+        "task",
+        "task_args",
+        "split",
+        "sampling",
+        "template",
+        "grading",
+        "problems_sha256",
+        "prompts_sha256",
+        "scorer",
+    )
+    return {key: found[key] for key in keep if key in found}
+
+
+def _about_run(path: Path) -> dict[str, JSON]:
+    config = path / "config.toml"
+    if not config.is_file():
+        return {}
+    with boundary(EvaluationError, f"{config} cannot be read"):
+        recipe = tomllib.loads(config.read_text(encoding="utf-8"))
+    measured = recipe.get("eval", {})
+    return {
+        "model": recipe.get("model"),
+        "task": recipe.get("task"),
+        "task_args": recipe.get("task_args", {}),
+        "split": measured.get("split", "test"),
+        "sampling": {"temperature": measured.get("temperature", 1.0)},
+    }
