@@ -39,6 +39,7 @@ def recipe_keys() -> str:
                     parts += _section_tables(name, section)
     parts.append(_table(f"`[[verifiers]]`: {_first_line(config.VerifierConfig)}", config.VerifierConfig, "", None))
     parts.append(_table(f"`[[shapes]]`: {_first_line(config.ShapeConfig)}", config.ShapeConfig, "", None))
+    parts.append(_table(f"`[[filters]]`: {_first_line(config.FilterConfig)}", config.FilterConfig, "", None))
     total = len({*config.leaves(config.RunConfig), *config.leaves(config.SftConfig)})
     return f"{total} keys in all.\n\n" + "\n\n".join(parts)
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlvr.cli.explain_curriculum import explain_curriculum
 from rlvr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -22,7 +23,11 @@ HELP = "show the formula, constants and traps of an algorithm, or compute it on 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("algorithm", nargs="?", help="preset or plugin reference; without one, all presets are listed")
+    parser.add_argument(
+        "algorithm",
+        nargs="?",
+        help="preset or plugin reference; without one, all presets are listed. curriculum=NAME task=TASK shows a curriculum",
+    )
     parser.add_argument(
         "settings",
         nargs="*",
@@ -41,6 +46,13 @@ def run(args: argparse.Namespace) -> int:
     from rlvr.trainers.shapes import with_shapes
     from rlvr.trainers.toy_batch import ToyBatch, compute
 
+    if args.algorithm is not None and args.algorithm.startswith("curriculum="):
+        if args.on is not None:
+            raise ConfigError(
+                "--on computes an algorithm; a curriculum only needs task=NAME and, if there is one, data.pass_rates"
+            )
+        explain_curriculum([args.algorithm, *args.settings], as_json=args.json)
+        return 0
     if args.algorithm is None:
         if args.on is not None:
             raise ConfigError("--on needs an algorithm, e.g. rlvr explain grpo --on batch.json")
