@@ -60,7 +60,7 @@ def chart(curves: Sequence[Curve], title: str, x_words: str, y_words: str) -> st
             if is_scatter:
                 marks.append(plot.dot(seed[0], colour, 'r="2.5" opacity="0.5"'))
             else:
-                marks.append(plot.line(seed, colour, 'stroke-width="1" opacity="0.3"'))
+                marks.append(plot.line(seed, colour, 'stroke-width="1" opacity="0.4"'))
     for curve, colour in _coloured(curves):
         if is_scatter:
             marks.append(plot.dot(curve.mean[0], colour, 'r="6"'))

@@ -29,6 +29,8 @@ METRICS = {
     "wall_s": Metric("seconds of training", 0),
     "pass@1": Metric("pass@1", 3),
     "pass@8": Metric("pass@8", 3),
+    "mean pass@1": Metric("pass@1, mean of the measurements", 3),
+    "mean pass@8": Metric("pass@8, mean of the measurements", 3),
     "entropy": Metric("entropy, nats per token", 3),
     "clip_share": Metric("share of tokens clipped", 4),
     "ref_kl": Metric("KL to the base, nats per token", 4),

@@ -53,12 +53,15 @@ class Series:
     points: tuple[Point, ...]
 
     def final(self, metric: str) -> float:
-        """The value at the end; for a cost, what it took to reach the target (infinite where it was not reached).
+        """The value at the end; `mean METRIC`: its mean over all measurements but the first, which no training precedes.
 
-        NaN where the run has no such value.
+        For a cost, what it took to reach the target (infinite where it was not reached). NaN where the run has no such value.
         """
         if metric in TO_TARGET:
             return self.cost_of(TARGET, TO_TARGET[metric])
+        if metric.startswith("mean "):
+            found = [point.values.get(metric.removeprefix("mean "), math.nan) for point in self.points[1:]]
+            return statistics.fmean(found) if found else math.nan
         return self.points[-1].values.get(metric, math.nan)
 
     def cost_of(self, target: float, cost: str) -> float:

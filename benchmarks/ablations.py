@@ -47,6 +47,7 @@ COMMON = (
     "eval.variants=false",
 )
 DYNAMIC = ("algorithm=dapo", "algorithm.overlong=false", "algorithm.clip_high=0.2", "algorithm.aggregate=sequence_mean")
+LEARNABILITY = 'curriculum={name="learnability",sharpness=2.0}'
 SHAPES = f"{Path(__file__).parent / 'ablation_shapes.py'}"
 REUSE = ("optim.epochs=2", "optim.minibatches=2")  # four optimizer steps a batch
 
@@ -63,7 +64,7 @@ class Setting:
 
 WITHIN_REACH = Setting((2, 6), steps=40, every=10, held_out=64)
 # Chains of seven digits and more are out of reach, those of two and three soon always solved: choosing can save something.
-MIXED = Setting((2, 9), steps=60, every=10, held_out=128)
+MIXED = Setting((2, 9), steps=60, every=10, held_out=64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +78,7 @@ class Arm:
     is_filtered: bool = False  # trains on the offline window of its base's pass rates, whose tokens and time count
 
 
-def _curriculum(name: str) -> tuple[str, ...]:
-    return ("algorithm=grpo", f'curriculum={{name="{name}"}}')
-
-
-def _shaped(name: str, words: str, shape: str, **arguments: float) -> Arm:
+def _shaped(name: str, words: str, shape: str, **arguments: float | list[int]) -> Arm:
     settings = "".join(f", {key}={value}" for key, value in arguments.items())
     return Arm(name, words, ("algorithm=grpo", f'shapes=[{{name="{shape}"{settings}}}]'))
 
@@ -95,15 +92,21 @@ ARMS = {
         Arm("kl", "GRPO, KL 0.04", ("algorithm=grpo", "algorithm.kl_coef=0.04")),
         Arm("clip_symmetric", "clip 0.2 / 0.2", ("algorithm=grpo", *REUSE)),
         Arm("clip_higher", "clip 0.2 / 0.28", ("algorithm=grpo", "algorithm.clip_high=0.28", *REUSE)),
-        Arm("mixed", "none", ("algorithm=grpo",), MIXED),
+        Arm("mixed", "GRPO, all problems alike", ("algorithm=grpo",), MIXED),
         Arm("dynamic", "dynamic sampling", DYNAMIC, MIXED),
         Arm("window", "offline window", ("algorithm=grpo",), MIXED, is_filtered=True),
         Arm("dynamic_window", "both", DYNAMIC, MIXED, is_filtered=True),
+        Arm("window_online", "window", ("algorithm=grpo", "curriculum=window"), MIXED),
+        Arm("learnability", "learnability", ("algorithm=grpo", LEARNABILITY), MIXED),
+        Arm("easy_to_hard", "easy_to_hard", ("algorithm=grpo", "curriculum=easy_to_hard"), MIXED),
+        Arm("learnability_dynamic", "learnability and dynamic sampling", (*DYNAMIC, LEARNABILITY), MIXED),
         _shaped("kimi", "kimi_length, weight 0.5", "kimi_length", weight=0.5),
         _shaped("cosine", "cosine_length, at most 64 tokens", "cosine_length"),
         _shaped("overlong", "overlong_penalty, 16 to 40 tokens", "overlong_penalty", max_tokens=40, buffer=24),
-        _shaped("lcpo_exact", "lcpo_exact, target 20", f"{SHAPES}:exact", target=20, alpha=0.02),
         _shaped("lcpo_max", "lcpo_max, target 20", f"{SHAPES}:most", target=20, alpha=0.02),
+        _shaped("token_cost", "token_cost, 0.01 a token", "token_cost", alpha=0.01),
+        _shaped("lcpo_exact", "lcpo_exact, target 20", f"{SHAPES}:exact", target=20, alpha=0.02),
+        _shaped("growing", "growing_limit, 24 to 48 tokens", "growing_limit", limits=[24, 32, 40, 48], stage_steps=10, buffer=16),
     )
 }
 COMPARISONS = (
@@ -112,38 +115,56 @@ COMPARISONS = (
         "Dr.GRPO against GRPO",
         ("grpo", "dr_grpo"),
         curve="wrong_tokens",
-        metrics=("wrong_tokens", "tokens", "pass@1"),
+        metrics=("wrong_tokens", "tokens", "pass@1", "mean pass@1"),
     ),
     Comparison(
         "aggregation",
         "Token mean against sequence mean",
         ("grpo", "token_mean"),
         curve="pass@1",
-        metrics=("pass@1", "pass@8", "tokens", "entropy"),
+        metrics=("pass@1", "mean pass@1", "pass@8", "tokens", "entropy"),
     ),
     Comparison(
         "clip",
         "Clip-higher against symmetric clipping",
         ("clip_symmetric", "clip_higher"),
         curve="entropy",
-        metrics=("entropy", "pass@8", "pass@1", "clip_share"),
+        metrics=("entropy", "pass@8", "mean pass@8", "pass@1", "clip_share"),
     ),
-    Comparison("kl", "KL against none", ("grpo", "kl"), curve="entropy", metrics=("pass@1", "pass@8", "entropy", "tokens")),
+    Comparison(
+        "kl", "KL against none", ("grpo", "kl"), curve="entropy", metrics=("pass@1", "mean pass@1", "pass@8", "entropy", "tokens")
+    ),
     Comparison(
         "sampling",
         "Dynamic sampling and the offline window",
         ("mixed", "dynamic", "window", "dynamic_window"),
         curve="pass@1",
         over="sampled_tokens",
-        metrics=("pass@1", "to_target_tokens", "to_target_s", "pass@8"),
+        metrics=("to_target_tokens", "to_target_s", "pass@1", "mean pass@1"),
+    ),
+    Comparison(
+        "curricula",
+        "Curricula against uniform draws",
+        ("mixed", "window_online", "learnability", "easy_to_hard"),
+        curve="pass@1",
+        over="sampled_tokens",
+        metrics=("to_target_tokens", "to_target_s", "pass@1", "mean pass@1"),
+    ),
+    Comparison(
+        "headline",
+        "Curriculum and dynamic sampling against plain GRPO",
+        ("mixed", "learnability_dynamic"),
+        curve="pass@1",
+        over="sampled_tokens",
+        metrics=("to_target_tokens", "to_target_s", "pass@1", "mean pass@1"),
     ),
     Comparison(
         "length",
         "Length penalties",
-        ("grpo", "kimi", "cosine", "overlong", "lcpo_exact", "lcpo_max"),
+        ("grpo", "kimi", "cosine", "overlong", "lcpo_max", "token_cost", "lcpo_exact", "growing"),
         curve="pass@1",
         over="tokens",
-        metrics=("tokens", "pass@1", "wrong_tokens", "right_tokens"),
+        metrics=("tokens", "pass@1", "mean pass@1"),
     ),
 )
 
@@ -222,13 +243,15 @@ def cost_file(pass_rates: Path) -> Path:
     return pass_rates.with_suffix(".cost.json")
 
 
-def jobs(comparisons: Sequence[Comparison], work: Path, seeds: Sequence[int], steps: int | None) -> Iterator[Job]:
+def jobs(
+    comparisons: Sequence[Comparison], work: Path, seeds: Sequence[int], steps: int | None, arms: Sequence[str] = ()
+) -> Iterator[Job]:
     """Every run once, comparison by comparison, the arms of a seed one after the other, so that they meet the same machine."""
     seen: set[tuple[str, int]] = set()
     for comparison in comparisons:
         for seed in seeds:
             for name in comparison.arms:
-                if (name, seed) not in seen:
+                if (name, seed) not in seen and (not arms or name in arms):
                     seen.add((name, seed))
                     yield Job(ARMS[name], seed, work, steps)
 
@@ -252,6 +275,7 @@ def main() -> int:
     parser.add_argument("--from", type=Path, dest="rebuild", metavar="WORK", help="train nothing, read the finished runs there")
     parser.add_argument("--docs", type=Path, help="write ablations.md and its plots there; default: print the tables")
     parser.add_argument("--only", help=f"comparisons, with commas between: {', '.join(c.name for c in COMPARISONS)}")
+    parser.add_argument("--arms", help="train these arms alone, with commas between; default: all of the comparisons")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(300, 305)))
     parser.add_argument("--steps", type=int, help="of every run; default: 40, or 60 where problems are chosen")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, one thread each")
@@ -259,10 +283,13 @@ def main() -> int:
     chosen = [c for c in COMPARISONS if args.only is None or c.name in args.only.split(",")]
     if args.only is not None and len(chosen) != len(set(args.only.split(","))):
         parser.error(f"--only {args.only}: known are {', '.join(c.name for c in COMPARISONS)}")
+    if unknown := set(args.arms.split(",") if args.arms else ()) - {name for c in chosen for name in c.arms}:
+        parser.error(f"--arms {args.arms}: {', '.join(sorted(unknown))} is in none of {', '.join(c.name for c in chosen)}")
     with tempfile.TemporaryDirectory() as scratch:
         work = args.rebuild or args.work or Path(scratch)
         if args.rebuild is None:
-            planned = list(jobs(chosen, work.resolve(), args.seeds, args.steps))
+            arms = args.arms.split(",") if args.arms else []
+            planned = list(jobs(chosen, work.resolve(), args.seeds, args.steps, arms))
             with ProcessPoolExecutor(args.jobs, mp_context=multiprocessing.get_context("spawn")) as executor:
                 for line in executor.map(make, planned):
                     print(line, flush=True)

@@ -58,6 +58,7 @@ def test_a_run_folder_is_read_as_measurements_and_what_they_had_cost(tmp_path: P
     ]
     assert [point.values["pass@1"] for point in series.points] == pytest.approx([0.25, 0.5, 0.75])
     assert (series.final("pass@8"), series.final("wrong_tokens"), series.final("right_tokens")) == (1.0, 20.0, 10.0)
+    assert series.final("mean pass@1") == pytest.approx((0.5 + 0.75) / 2)
     assert "entropy" not in series.points[0].values
     assert series.final("entropy") == 0.25
     assert math.isnan(series.final("ref_kl"))
