@@ -46,12 +46,13 @@ class Adapter(Generator):
     def draw(self, rng: random.Random) -> Draft:
         value = rng.randint(max(1, self.low), min(9, self.high))
         text = str(value)
-        for _ in range(rng.randint(*self.terms) - 1):
+        terms = rng.randint(*self.terms)
+        for _ in range(terms - 1):
             steps = [s for s in range(-9, 10) if s and self.low <= value + s <= self.high]
             step = rng.choice(steps)
             value += step
             text += f"{step:+d}"
-        return Draft(f"{text}?", str(value), content=text)
+        return Draft(f"{text}?", str(value), metadata={"terms": terms}, content=text)
 
     def demonstrate(self, problem: Problem, rng: random.Random) -> str:
         if problem.metadata.get("thinking") == "off":
@@ -85,6 +86,8 @@ class Adapter(Generator):
         return steps
 
     def gold_response(self, problem: Problem) -> str:
+        if problem.metadata.get("thinking") == "off":
+            return f"<answer>{problem.answer}</answer>"
         value, *steps = _terms(problem)
         worked = []
         for step in steps:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from rlvr.config import VerifierConfig
 from rlvr.envs.tasks.spec import explain
 from rlvr.envs.tasks.task import ProblemSource, Task
 from rlvr.errors import TaskError
@@ -80,12 +81,15 @@ class LengthTarget(_Lengths):
 class Thinking(_Lengths):
     """Arguments of `thinking`. `modes`: how often each is asked for, as weights; `mode_texts` replaces their words.
 
-    `mode_place`: a system message of its own (before the task's, if there is one), or behind the prompt.
+    `mode_place`: a system message of its own (before the task's, if there is one), or behind the prompt. The verifier `thinking`
+    joins the task's with `mode_weight`, and `mode_bare` as its `bare`; what evaluation counts stays the task's first.
     """
 
     modes: dict[ThinkingMode, Annotated[float, Field(ge=0.0)]] = {ThinkingMode.ON: 1.0, ThinkingMode.OFF: 1.0}
     mode_texts: dict[ThinkingMode, str] = {}
     mode_place: Literal["system", "user"] = "system"
+    mode_weight: Annotated[float, Field(ge=0.0)] = 0.5
+    mode_bare: bool = False
 
     @model_validator(mode="after")
     def _modes_can_be_drawn(self) -> Thinking:
@@ -157,7 +161,9 @@ def thinking(args: Mapping[str, JSON]) -> Task:
     Source: `/think` and `/no_think` are Qwen3's words, arXiv:2505.09388, which puts them into the user's or the system's message.
     """
     wish = _parsed(Thinking, args)
-    return _around("thinking", wish, wish.ask, is_named="dataset" in args)
+    task = _around("thinking", wish, wish.ask, is_named="dataset" in args)
+    judge = VerifierConfig(name="thinking", weight=wish.mode_weight, args={"bare": wish.mode_bare})
+    return replace(task, verifiers=(*task.verifiers, judge))
 
 
 def _parsed(kind: type[Any], args: Mapping[str, JSON]) -> Any:

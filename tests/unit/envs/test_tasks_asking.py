@@ -112,6 +112,13 @@ def test_wishes_nest_and_variants_of_the_task_inside_stay() -> None:
     assert "longer" in task.variants
 
 
+def test_the_verifier_of_the_mode_joins_the_tasks_own_behind_them() -> None:
+    task = load_task("thinking:chains", {"mode_weight": 0.2, "mode_bare": True})
+    assert [(one.name, one.weight) for one in task.verifiers] == [("number", 1.0), ("thinking", 0.2)]
+    assert task.verifiers[1].args == {"bare": True}
+    assert load_task("length_target:chains").verifiers == load_task("chains").verifiers
+
+
 def test_demonstrations_follow_what_the_prompt_asks_for() -> None:
     args = {"guess_share": 0, "misread_share": 0, "slip_share": 0}
     exact = load_task("length_target:chains", {**args, "target_range": [30, 90], "target_noise": 0})
