@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -136,13 +137,13 @@ class Collector:
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers and JSON: a group that waits is part of what comes next."""
-        surplus = [[step, [rollout_to_json(rollout) for rollout in group.rollouts]] for step, group in self._surplus]
+        """Numbers and text: a group that waits is part of what comes next, and a checkpoint holds no objects of ours."""
+        surplus = [[step, [json.dumps(rollout_to_json(rollout)) for rollout in group.rollouts]] for step, group in self._surplus]
         return {"kept": self._yield.kept, "predicted": self._yield.predicted, "surplus": surplus}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._yield = _Yield(state["kept"], state["predicted"])
-        restored = [(step, tuple(map(rollout_from_json, rows))) for step, rows in state["surplus"]]
+        restored = [(step, tuple(rollout_from_json(json.loads(row)) for row in rows)) for step, rows in state["surplus"]]
         self._surplus = [(step, Group(rollouts[0].problem, rollouts)) for step, rollouts in restored]
 
     def _take_surplus(self, found: Collected, most: int, step: int) -> None:

@@ -40,6 +40,14 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "plain": {"name": "grpo"},
     "frozen reference": {"name": "grpo", "kl_coef": 0.1, "entropy_coef": 0.01},
     "refreshed reference, two updates": {"name": "rloo", "kl_coef": 0.1},
+    "groups that wait": {"name": "dapo", "overlong": False},
+}
+SECTIONS: dict[str, dict[str, Any]] = {
+    "groups that wait": {
+        "curriculum": {"name": "retire", "within": {"name": "mixture", "by": "terms", "weights": "progress"}},
+        "rollout": {"oversample": 1.5},
+        "filters": ["too_easy"],
+    }
 }
 OPTIM: dict[str, dict[str, Any]] = {"refreshed reference, two updates": {"reference_every": 2, "epochs": 2}}
 
@@ -132,7 +140,7 @@ def interrupted(recipe: dict[str, Any], moments: dict[str, Callable[[Path], bool
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_a_run_killed_at_any_moment_ends_bit_for_bit_the_same(tmp_path: Path, recipe: MakeRecipe, algorithm: str) -> None:
-    settings = {**RL, "algorithm": ALGORITHMS[algorithm], "optim": OPTIM.get(algorithm, {})}
+    settings = {**RL, "algorithm": ALGORITHMS[algorithm], "optim": OPTIM.get(algorithm, {}), **SECTIONS.get(algorithm, {})}
     whole = recipe(**settings, out=str(tmp_path / "whole"))
     train(whole)
     chosen = MOMENTS if algorithm == "plain" else {name: MOMENTS[name] for name in ("generation of step 5",)}

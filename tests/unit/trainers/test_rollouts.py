@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -194,7 +193,7 @@ def test_a_restored_collector_goes_on_with_the_groups_that_waited() -> None:
     whole = make(Runner(mixed), recipe)
     run(whole, range(2))
     restored = make(Runner(mixed), recipe)
-    restored.load_state_dict(json.loads(json.dumps(whole.state_dict())))
+    restored.load_state_dict(whole.state_dict())
     assert restored.state_dict() == whole.state_dict()
     restored._curriculum.load_state_dict(whole._curriculum.state_dict())
     one, other = run(whole, [2])[0], run(restored, [2])[0]
