@@ -13,7 +13,7 @@ from typing import Literal
 
 from rlvr.errors import ConfigError
 from rlvr.trainers.shaping import Identity, OverlongPenalty
-from rlvr.types import Group, Rollout
+from rlvr.types import Group, Problem, Rollout
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +72,11 @@ class TargetLength:
     def __post_init__(self) -> None:
         _check_positive("lcpo_exact.alpha", self.alpha)
 
+    def check(self, problem: Problem, /) -> None:
+        _target_tokens(problem)
+
     def __call__(self, group: Group, /) -> list[float | None]:
-        target = _target_tokens(group)
+        target = _target_tokens(group.problem)
         return [None if r.reward is None else r.reward - self.alpha * abs(target - r.completion_tokens) for r in group.rollouts]
 
     @property
@@ -106,8 +109,11 @@ class LengthBudget:
         if self.form not in ("paper", "code"):
             raise ConfigError(f"lcpo_max.form = {self.form!r}; allowed: paper, code")
 
+    def check(self, problem: Problem, /) -> None:
+        _target_tokens(problem)
+
     def __call__(self, group: Group, /) -> list[float | None]:
-        target = _target_tokens(group)
+        target = _target_tokens(group.problem)
         return [None if r.reward is None else r.reward * self._share(target - r.completion_tokens) for r in group.rollouts]
 
     def _share(self, tokens_left: float) -> float:
@@ -244,12 +250,12 @@ class CosineLength:
         return "the reward depends on the answer and, along a cosine, on its length"
 
 
-def _target_tokens(group: Group) -> float:
-    target = group.problem.metadata.get("target_tokens")
+def _target_tokens(problem: Problem) -> float:
+    target = problem.metadata.get("target_tokens")
     if isinstance(target, bool) or not isinstance(target, int | float) or not (math.isfinite(target) and target > 0):
         raise ConfigError(
-            f"problem {group.problem.id!r} has metadata target_tokens = {target!r}, but this length penalty needs the number "
-            "of tokens that its prompt asks for"
+            f"problem {problem.id!r} has metadata target_tokens = {target!r}, but this length penalty needs the number of tokens "
+            "that its prompt asks for; train on task = 'length_target:NAME', which writes both"
         )
     return float(target)
 

@@ -16,7 +16,8 @@ from rlvr.filtering.pass_rates import PassRates, select_problems
 from rlvr.filtering.window import Window
 from rlvr.registry import resolve
 from rlvr.trainers.algorithms import Algorithm, build
-from rlvr.trainers.shapes import with_shapes
+from rlvr.trainers.shapes import shapes_in, with_shapes
+from rlvr.trainers.shaping import ChecksProblems
 from rlvr.types import Problem, Sampling
 
 
@@ -94,15 +95,24 @@ def training_problems(recipe: RunConfig, task: Task) -> list[Problem]:
 
     Raises:
         TaskError: the split cannot be read.
-        ConfigError: pass rates of another model or task, or a window that keeps nothing.
+        ConfigError: pass rates of another model or task, a window that keeps nothing, or a shape that reads what a problem lacks.
     """
     problems = list(task.problems(recipe.data.split, limit=recipe.data.problems))
     if not problems:
         raise ConfigError(f"data.split = {recipe.data.split!r} of task {task.name!r} has no problems to train on")
+    _check_shapes(recipe, problems)
     rates = measured_rates(recipe, task)
     if rates is None:
         return problems
     return select_problems(problems, rates, Window(*recipe.data.keep), f"data.pass_rates = {recipe.data.pass_rates!r}")
+
+
+def _check_shapes(recipe: RunConfig, problems: Sequence[Problem]) -> None:
+    algorithm = algorithm_of(recipe)
+    for shape in shapes_in(algorithm.shape) if algorithm is not None else ():
+        if isinstance(shape, ChecksProblems):
+            for problem in problems:
+                shape.check(problem)
 
 
 def measured_rates(recipe: RunConfig, task: Task) -> PassRates | None:

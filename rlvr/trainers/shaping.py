@@ -10,12 +10,23 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from rlvr.errors import ConfigError
-from rlvr.types import Group, Rollout
+from rlvr.types import Group, Problem, Rollout
 
 
 class Shape(Protocol):
     def __call__(self, group: Group, /) -> list[float | None]:
         """The shaped reward of each rollout, in order; None stays None, and a rollout that becomes None is left out."""
+        ...
+
+
+@runtime_checkable
+class ChecksProblems(Protocol):
+    """A shape that reads something of a problem, and says so before a run starts."""
+
+    def check(self, problem: Problem, /) -> None:
+        """Raises:
+        ConfigError: the problem lacks it.
+        """
         ...
 
 

@@ -10,8 +10,10 @@ from rlvr.trainers.advantages import Normalize, NormalizeOverBatch, PerRollout
 from rlvr.trainers.aggregation import SequenceMean, TokenMean, TokenSumOver
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.kl import K1
+from rlvr.trainers.length_penalties import CosineLength
 from rlvr.trainers.loss import token_losses
 from rlvr.trainers.objectives import Clipped, SequenceClipped, StopGradRatio
+from rlvr.trainers.shapes import shapes_in
 from rlvr.trainers.shaping import MixedOutcomes, OverlongPenalty
 from rlvr.trainers.step import Groups
 
@@ -100,7 +102,7 @@ def _incomplete_dapo(algorithm: Algorithm) -> Iterator[str]:
         "clip-higher (clip_high above clip_low)": isinstance(objective, Clipped) and objective.high > objective.low,
         "dynamic sampling (dynamic_sampling = true)": isinstance(algorithm.keep_group, MixedOutcomes),
         "token-level loss (aggregate = token_mean)": isinstance(algorithm.aggregate, TokenMean),
-        "soft overlong punishment (overlong = true)": isinstance(algorithm.shape, OverlongPenalty),
+        "soft overlong punishment (overlong = true)": any(isinstance(one, OverlongPenalty) for one in shapes_in(algorithm.shape)),
     }
     missing = [part for part, is_there in parts.items() if not is_there]
     if missing:
@@ -125,6 +127,14 @@ def _kl_divided_by_std(algorithm: Algorithm) -> Iterator[str]:
         )
 
 
+def _shapes_without_effect(algorithm: Algorithm) -> Iterator[str]:
+    shapes = shapes_in(algorithm.shape)
+    if any(isinstance(shape, CosineLength) for shape in shapes[1:]):
+        yield "cosine_length replaces the reward, so the shapes before it have no effect; name it first"
+    if sum(isinstance(shape, OverlongPenalty) for shape in shapes) > 1:
+        yield "the overlong penalty is taken twice: the algorithm has one of its own; set overlong = false or leave the shape out"
+
+
 def _near_ties(algorithm: Algorithm) -> Iterator[str]:
     score = algorithm.advantage.score if isinstance(algorithm.advantage, PerRollout) else None
     if not isinstance(score, Normalize) or score.std_eps >= 1e-6:
@@ -144,5 +154,6 @@ TRAPS: tuple[Callable[[Algorithm], Iterator[str]], ...] = (
     _incomplete_dapo,
     _kl_in_the_wrong_place,
     _kl_divided_by_std,
+    _shapes_without_effect,
     _near_ties,
 )

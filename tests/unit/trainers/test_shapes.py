@@ -13,13 +13,14 @@ import torch
 
 from rlvr.cli.main import main
 from rlvr.config import RunConfig, load_recipe, to_toml
+from rlvr.envs.tasks import load_task
 from rlvr.errors import ConfigError, PluginError
 from rlvr.registry import names, resolve
 from rlvr.trainers.algorithms import build, dapo, grpo
 from rlvr.trainers.batch import build_batch, fill_advantages
 from rlvr.trainers.explain import explain, parse_settings, shapes_from
 from rlvr.trainers.length_penalties import KimiLength, TargetLength
-from rlvr.trainers.plan import algorithm_of
+from rlvr.trainers.plan import algorithm_of, training_problems
 from rlvr.trainers.shapes import Shapes, build_shape, formulas, with_shapes
 from rlvr.trainers.shaping import Identity, OverlongFilter, OverlongPenalty
 from rlvr.trainers.toy_batch import ToyBatch, compute
@@ -152,6 +153,30 @@ def test_a_step_in_which_every_rollout_is_truncated_has_no_gradient_and_no_nan(a
     fill_advantages(batch, algorithm)
     assert torch.all(batch.weights == 0)
     assert torch.all(batch.advantages == 0)
+
+
+def test_a_target_that_no_prompt_asks_for_is_missed_before_the_run() -> None:
+    plain = recipe("shapes=lcpo_exact", data={"problems": 5})
+    with pytest.raises(ConfigError, match=r"metadata target_tokens = None.*length_target:NAME"):
+        training_problems(plain, load_task("chains"))
+    asked = load_task("length_target:chains")
+    assert len(training_problems(plain, asked)) == 5
+    with pytest.raises(ConfigError, match="target_tokens = None"):
+        training_problems(recipe('shapes=["kimi_length", "lcpo_max"]'), load_task("chains"))
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "shapes", "warning"),
+    [
+        ("grpo", ["kimi_length", "cosine_length"], "the shapes before it have no effect"),
+        ("dapo", "overlong_penalty", "taken twice"),
+        ("dapo", "kimi_length", None),
+        ("grpo", ["cosine_length", "kimi_length"], None),
+    ],
+)
+def test_shapes_that_work_against_each_other_are_named(algorithm: str, shapes: Any, warning: str | None) -> None:
+    found = explain(algorithm, {}, shapes_from({"shapes": shapes})).warnings
+    assert (warning is None and not found) or any(warning is not None and warning in text for text in found)
 
 
 def test_explain_shows_the_formula_and_the_words_of_every_shape() -> None:
