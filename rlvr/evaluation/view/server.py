@@ -72,7 +72,7 @@ class ViewServer:
 
     def serve(self) -> None:
         """Answer until `stop` is called from another thread, or the process is interrupted."""
-        self._server.serve_forever(poll_interval=0.2)
+        self._server.serve_forever(poll_interval=0.05)
 
     def stop(self) -> None:
         self._server.shutdown()

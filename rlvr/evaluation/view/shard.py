@@ -168,12 +168,13 @@ class _Draft:
 
     def add(self, line: int, offset: int, content: bytes) -> None:
         try:
-            with boundary(EvaluationError, f"line {line + 1} is damaged"):
-                row = index_row(json.loads(content))
+            with boundary(EvaluationError, "not JSON"):
+                stored = json.loads(content)
+            row = index_row(stored)
         except EvaluationError as error:
             self._damaged += 1
             if self._damaged <= _MOST_NOTES:
-                self.note(str(error))
+                self.note(f"line {line + 1} is damaged: {error}")
             return
         if row.problem not in self._problems:
             self._problems[row.problem] = len(self._problems)
