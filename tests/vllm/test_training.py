@@ -1,0 +1,62 @@
+"""A run with vLLM learns what the same run learns with the native engine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rlvr.trainers.train import Run, train
+
+STEPS = 40
+VERIFIER = """
+from rlvr.types import Verdict
+from rlvr.verifiers.base import verifier
+
+
+@verifier("share_of_sevens", isolated=False)
+def share_of_sevens(problem, rollout):
+    share = rollout.response.count("7") / max(1, len(rollout.response))
+    return Verdict.correct() if share == 1 else Verdict.partial(share) if share else Verdict.incorrect()
+"""
+
+
+def column(run: Run, name: str) -> list[float]:
+    """A metric of every step that has it; steps without signal were not learned from."""
+    rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
+    return [row[name] for row in rows if name in row]
+
+
+def test_the_same_recipe_ends_as_well_with_vllm_and_its_weights_never_lag_behind(tmp_path: Path) -> None:
+    """A random model is to write sevens: less than a tenth of its tokens are at first, more than nine tenths at the end."""
+    (tmp_path / "sevens.py").write_text(VERIFIER)
+    runs = {name: sevens(tmp_path, name) for name in ("native", "vllm")}
+    rewards = {name: column(run, "reward_mean") for name, run in runs.items()}
+    ends = {name: sum(values[-5:]) / 5 for name, values in rewards.items()}
+    for name, values in rewards.items():
+        assert values[0] < 0.1, name
+        assert ends[name] > 0.9, name
+    assert abs(ends["vllm"] - ends["native"]) < 0.08
+    assert max(column(runs["vllm"], "engine_gap_mean")) < 1e-4
+    assert len(column(runs["vllm"], "engine_gap_max")) == STEPS
+    assert column(runs["vllm"], "engine_restarts")[-1] == 0
+    # The engine's logprobs of the rollouts are the policy's own: the run is on-policy with either.
+    assert max(map(abs, column(runs["vllm"], "sampling_kl"))) < 1e-6
+    assert "engine_gap_mean" not in (runs["native"].folder / "metrics.jsonl").read_text()
+
+
+def sevens(folder: Path, engine: str) -> Run:
+    return train(
+        model="new:tiny",
+        task="chains",
+        steps=STEPS,
+        threads=1,
+        engine={"name": engine},
+        verifiers=[{"name": f"{folder / 'sevens.py'}:share_of_sevens"}],
+        rollout={"group_size": 8, "problems_per_step": 8, "max_tokens": 6},
+        algorithm={"name": "grpo"},
+        optim={"lr": 3e-3},
+        data={"problems": 50},
+        eval={"problems": 0},
+        checkpoint={"every": 0},
+        out=str(folder / engine),
+    )
