@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablation_charts import Curve, chart
-from ablation_results import TARGET, TO_TARGET, Comparison, Difference, Point, Series, paired, ratios
+from ablation_results import BUDGET, TARGET, TO_TARGET, Comparison, Difference, Point, Series, paired, ratios
 
 PAGE = "ablations.md"
 
@@ -30,6 +30,7 @@ METRICS = {
     "pass@1": Metric("pass@1", 3),
     "pass@8": Metric("pass@8", 3),
     "mean pass@1": Metric("pass@1, mean of the measurements", 3),
+    "budget pass@1": Metric(f"pass@1, mean over the first {BUDGET // 1000}k sampled tokens", 3),
     "mean pass@8": Metric("pass@8, mean of the measurements", 3),
     "entropy": Metric("entropy, nats per token", 3),
     "clip_share": Metric("share of tokens clipped", 4),

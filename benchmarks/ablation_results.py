@@ -19,6 +19,7 @@ from rlvr.filtering.beta import beta_quantile
 from rlvr.types import Outcome
 
 TARGET = 0.45  # the pass@1 that "to target" means, for problems of which a third is out of reach; the bases start near 0.25
+BUDGET = 150_000  # tokens sampled for training that every arm on those problems has at least
 TO_TARGET = {"to_target_tokens": "sampled_tokens", "to_target_s": "wall_s"}
 TRAINED_WITH = ("entropy", "clip_share", "ref_kl")  # recorded by training steps, not by measurements
 
@@ -55,6 +56,7 @@ class Series:
     def final(self, metric: str) -> float:
         """The value at the end; `mean METRIC`: its mean over all measurements but the first, which no training precedes.
 
+        `budget METRIC`: its mean while the first `BUDGET` tokens were sampled, with those of the offline filter.
         For a cost, what it took to reach the target (infinite where it was not reached). NaN where the run has no such value.
         """
         if metric in TO_TARGET:
@@ -62,7 +64,22 @@ class Series:
         if metric.startswith("mean "):
             found = [point.values.get(metric.removeprefix("mean "), math.nan) for point in self.points[1:]]
             return statistics.fmean(found) if found else math.nan
+        if metric.startswith("budget "):
+            return self.mean_until(BUDGET, metric.removeprefix("budget "))
         return self.points[-1].values.get(metric, math.nan)
+
+    def mean_until(self, tokens: int, metric: str) -> float:
+        """Mean of a metric over the first so many sampled tokens: straight lines between measurements, flat before the first.
+
+        NaN where fewer were sampled.
+        """
+        if self.points[-1].sampled_tokens < tokens:
+            return math.nan
+        xs = [point.sampled_tokens for point in self.points]
+        ys = [point.values[metric] for point in self.points]
+        ends = sorted({0, *(x for x in xs if x < tokens), tokens})
+        heights = np.interp(ends, xs, ys)
+        return float(((heights[1:] + heights[:-1]) / 2 * np.diff(ends)).sum()) / tokens
 
     def cost_of(self, target: float, cost: str) -> float:
         """What training had cost when pass@1 first reached `target`, between two measurements in proportion."""

@@ -101,6 +101,19 @@ def test_the_cost_of_a_target_lies_between_the_measurements_around_it(tmp_path: 
     assert series.cost_of(0.8, "sampled_tokens") == math.inf
 
 
+def test_a_mean_over_a_budget_of_tokens_counts_what_came_before_the_first_measurement(tmp_path: Path) -> None:
+    from ablation_results import read_series
+
+    series = read_series(run_folder(tmp_path / "run", [2, 4, 6]), seed=0)
+    assert series.mean_until(200, "pass@1") == pytest.approx(0.375)
+    assert series.mean_until(300, "pass@1") == pytest.approx((200 * 0.375 + 100 * 0.5625) / 300)
+    assert math.isnan(series.mean_until(401, "pass@1"))
+    cost = tmp_path / "cost.json"
+    cost.write_text(json.dumps({"tokens": 200, "wall_s": 0.0, "kept": 1}))
+    filtered = read_series(tmp_path / "run", seed=0, cost=cost)
+    assert filtered.mean_until(400, "pass@1") == pytest.approx((200 * 0.25 + 200 * 0.375) / 400)
+
+
 def test_differences_are_paired_by_seed_and_a_seed_without_a_partner_does_not_count(tmp_path: Path) -> None:
     from ablation_results import paired, read_series
 
@@ -185,13 +198,20 @@ def test_a_page_without_a_place_for_a_table_says_what_to_add() -> None:
 
 def test_comparisons_name_arms_and_metrics_that_exist() -> None:
     from ablation_pages import METRICS
+    from ablation_results import TO_TARGET
     from ablations import ARMS, COMPARISONS
 
     assert len({comparison.name for comparison in COMPARISONS}) == len(COMPARISONS)
     for comparison in COMPARISONS:
         assert set(comparison.arms) <= set(ARMS), comparison.name
         assert {*comparison.metrics, comparison.curve, comparison.over} <= set(METRICS), comparison.name
-        assert len({ARMS[name].setting for name in comparison.arms}) == 1, "arms that are compared train alike"
+        settings = [ARMS[name].setting for name in comparison.arms]
+        assert len({(setting.terms, setting.held_out) for setting in settings}) == 1, (
+            "arms that are compared face the same problems"
+        )
+        if len({setting.steps for setting in settings}) > 1:
+            at_the_end = {metric for metric in comparison.metrics if " " not in metric and metric not in TO_TARGET}
+            assert not at_the_end, "ends after different numbers of steps are no comparison"
 
 
 def test_every_arm_is_a_recipe_that_could_run(tmp_path: Path) -> None:
