@@ -43,6 +43,8 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "groups that wait": {"name": "dapo", "overlong": False},
 }
 SECTIONS: dict[str, dict[str, Any]] = {
+    # The warm-up ends in the step in which the run is killed.
+    "frozen reference": {"shapes": [{"name": "kimi_length", "warmup_steps": 4}, "overlong_filter"]},
     "groups that wait": {
         "curriculum": {"name": "retire", "within": {"name": "mixture", "by": "terms", "weights": "progress"}},
         "rollout": {"oversample": 1.5},
