@@ -1,0 +1,348 @@
+"""vLLM behind HTTP: the engine against a server of our own that has vLLM's endpoints and a real tiny model behind them."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from rlvr.engines.native import NativeEngine
+from rlvr.engines.vllm import VllmEngine
+from rlvr.engines.vllm_servers import addresses
+from rlvr.errors import ConfigError, ContextFullError, EngineError
+from rlvr.types import Completion, FinishReason, Sampling
+
+VOCABULARY, CONTEXT = 40, 128
+GREEDY = Sampling(max_tokens=12, temperature=0.0)
+PROMPTS = [[3 + index, 5, 8, 13, 21] for index in range(12)]
+
+
+def build(seed: int = 0) -> Any:
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=CONTEXT,
+        initializer_range=0.3,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    return Qwen3ForCausalLM(config).eval()
+
+
+class FakeVllm:
+    """`vllm serve`, as far as the engine uses it. Its attributes are what a test may change."""
+
+    def __init__(self, *, port: int = 0) -> None:
+        self.version = "0.32.0"
+        self.context = CONTEXT
+        self.vocabulary = VOCABULARY
+        self.has_training_endpoints = True
+        self.has_token_endpoint = True
+        self.takes_updates = True
+        self.raw_logprobs = False
+        self.empties_its_cache = True
+        self.dies_after: int | None = None  # so many answers
+        self.weight_version = "default"
+        self.answers = 0
+        self.log: list[str] = []
+        self.bodies: list[dict[str, Any]] = []
+        self._model = build(seed=99)
+        self._native = NativeEngine(self._model, None)
+        self._lock = threading.Lock()  # guards the model
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                self._answer(*fake.get(self.path))
+
+            def do_POST(self) -> None:
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "{}")
+                with fake._lock:
+                    is_dead = fake.dies_after is not None and fake.answers >= fake.dies_after
+                    found = None if is_dead else fake.post(self.path, body)
+                if found is None:
+                    self.close_connection = True
+                else:
+                    self._answer(*found)
+
+            def _answer(self, status: int, row: Any) -> None:
+                content = json.dumps(row).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *args: Any) -> None:
+                return None
+
+        class Server(ThreadingHTTPServer):
+            def handle_error(self, *_: Any) -> None:
+                return None  # clients of a dead server go away
+
+        self.http = Server(("127.0.0.1", port), Handler)
+        self.port = self.http.server_address[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
+
+    def get(self, path: str) -> tuple[int, Any]:
+        rows = {
+            "/version": {"version": self.version},
+            "/v1/models": {"data": [{"id": "tiny", "max_model_len": self.context}]},
+        }
+        if self.has_training_endpoints:
+            rows["/weight_info"] = {"weight_version": self.weight_version}
+        return (200, rows[path]) if path in rows else (404, {"detail": "Not Found"})
+
+    def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        self.log.append(path)
+        if path == "/inference/v1/generate" and self.has_token_endpoint:
+            self.bodies.append(body)
+            return self._generate(body)
+        if path == "/update_weights":
+            if self.takes_updates:
+                self._model.load_state_dict(load_file(body["update_info"]["path"]), strict=False)
+            self._native.update_weights()
+        if path == "/finish_weight_update":
+            self.weight_version = body["weight_version"]
+        known = ("/start_weight_update", "/update_weights", "/finish_weight_update", "/reset_prefix_cache")
+        return (200, {"success": self.empties_its_cache}) if path in known else (404, {"detail": "Not Found"})
+
+    def _generate(self, body: dict[str, Any]) -> tuple[int, Any]:
+        settings = body["sampling_params"]
+        if max(body["token_ids"]) >= self.vocabulary:
+            return 400, {"error": {"message": f"Token id {max(body['token_ids'])} is out of vocabulary"}}
+        if max(body["token_ids"]) >= VOCABULARY:
+            body = {**body, "token_ids": [0]}
+        sampling = Sampling(settings["max_tokens"], temperature=settings["temperature"], seed=settings.get("seed", 0))
+        done: Completion = asyncio.run(self._native.generate(body["token_ids"], sampling))
+        logprobs = done.logprobs
+        if self.raw_logprobs and sampling.temperature:
+            ids = torch.tensor([[*body["token_ids"], *done.token_ids]])
+            with torch.no_grad():
+                rows = self._model(ids).logits[0, len(body["token_ids"]) - 1 : -1].log_softmax(-1)
+            logprobs = tuple(rows.gather(-1, torch.tensor(done.token_ids)[:, None])[:, 0].tolist())
+        self.answers += 1
+        choice = {
+            "token_ids": list(done.token_ids),
+            "finish_reason": str(done.finish_reason),
+            "logprobs": {"content": [{"logprob": value} for value in logprobs]},
+            "weight_versions": [{"version": self.weight_version, "start": 0, "end": len(done.token_ids)}],
+        }
+        return 200, {"choices": [choice]}
+
+    def stop(self) -> None:
+        self.http.shutdown()
+        self.http.server_close()
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., FakeVllm]]:
+    running: list[FakeVllm] = []
+
+    def make(**settings: Any) -> FakeVllm:
+        running.append(FakeVllm(**settings))
+        return running[-1]
+
+    yield make
+    for one in running:
+        one.stop()
+
+
+def generate(engine: Any, prompts: list[list[int]], sampling: Sampling = GREEDY) -> list[Completion]:
+    async def everything() -> list[Completion]:
+        return await asyncio.gather(*(engine.generate(prompt, sampling) for prompt in prompts))
+
+    return asyncio.run(everything())
+
+
+@pytest.fixture
+def connect() -> Iterator[Callable[..., VllmEngine]]:
+    """An engine for servers; closed at the end."""
+    engines: list[VllmEngine] = []
+
+    def make(model: Any, *servers: FakeVllm, **settings: Any) -> VllmEngine:
+        engines.append(VllmEngine(model, None, url=",".join(one.url for one in servers), **settings))
+        return engines[-1]
+
+    yield make
+    for engine in engines:
+        asyncio.run(engine.close())
+
+
+def tokens(answers: list[Completion]) -> list[tuple[int, ...]]:
+    return [answer.token_ids for answer in answers]
+
+
+def test_servers_answer_with_the_policys_weights_and_follow_every_update(start: Any, connect: Any) -> None:
+    servers, model = [start(), start()], build()
+    engine = connect(model, *servers)
+    native = NativeEngine(model, None)
+    assert engine.start_gap.mean < 1e-5
+    assert tokens(generate(engine, PROMPTS)) == tokens(generate(native, PROMPTS))
+    assert min(one.answers for one in servers) > 4
+    with torch.no_grad():
+        model.model.embed_tokens.weight.add_(0.2 * torch.randn_like(model.model.embed_tokens.weight))
+    update = engine.update_weights()
+    native.update_weights()
+    assert 0 <= update.gap_mean < 1e-5
+    after = generate(engine, PROMPTS)
+    assert tokens(after) == tokens(generate(native, PROMPTS))
+    assert {answer.policy_version for answer in after} == {1}
+    assert {answer.finish_reason for answer in after} == {FinishReason.LENGTH}
+    steps = [path for path in servers[0].log if "generate" not in path]
+    assert steps == ["/start_weight_update", "/update_weights", "/finish_weight_update", "/reset_prefix_cache"] * 2
+
+
+def test_a_request_is_tokens_and_says_all_that_decides_its_answer(start: Any, connect: Any) -> None:
+    server = start()
+    engine = connect(build(), server)
+    generate(engine, [[1, 2, 3]], Sampling(5, temperature=0.5, top_p=0.9, top_k=7, min_p=0.1, seed=2**62))
+    body = server.bodies[-1]
+    assert body["token_ids"] == [1, 2, 3]
+    assert body["sampling_params"] == {
+        "max_tokens": 5, "temperature": 0.5, "top_p": 0.9, "top_k": 7, "min_p": 0.1, "seed": 2**62, "logprobs": 0, "stop": [],
+        "stop_token_ids": [], "ignore_eos": True, "detokenize": False, "skip_special_tokens": False,
+        "spaces_between_special_tokens": False,
+    }  # fmt: skip
+
+
+def test_a_server_that_keeps_its_old_weights_is_found_out(start: Any, connect: Any) -> None:
+    server, model = start(), build()
+    engine = connect(model, server)
+    server.takes_updates = False
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1.05)
+    with pytest.raises(
+        EngineError, match=r"vLLM at http://.* does not compute what the trainer's model computes: over \d+ tokens"
+    ):
+        engine.update_weights()
+
+
+def test_logprobs_that_leave_the_temperature_out_are_found_out_at_the_start(start: Any, connect: Any) -> None:
+    server = start()
+    server.raw_logprobs = True
+    with pytest.raises(EngineError, match="their logprobs differ by"):
+        connect(build(), server)
+
+
+def test_a_cache_that_is_not_emptied_is_an_error(start: Any, connect: Any) -> None:
+    server = start()
+    server.empties_its_cache = False
+    with pytest.raises(EngineError, match="could not empty its prefix cache"):
+        connect(build(), server)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": "0.19.1"}, r"has version 0\.19\.1, but rlvr needs 0\.32 or newer"),
+        ({"context": 64}, r"'tiny' with a context of 64, but the model that is trained has 128; is it another model\?"),
+        ({"vocabulary": 30}, "whose vocabulary is not the 40 tokens of the model that is trained"),
+        ({"vocabulary": 50}, "whose vocabulary is not the 40 tokens of the model that is trained"),
+        ({"has_training_endpoints": False}, "does not take weights; start it as: VLLM_SERVER_DEV_MODE=1 vllm serve"),
+        ({"has_token_endpoint": False}, "404.*it does not offer this: start it as: .*--enable-scale-out"),
+    ],
+)
+def test_a_server_of_another_kind_is_refused_with_what_to_do(
+    start: Any, connect: Any, change: dict[str, Any], message: str
+) -> None:
+    server = start()
+    for name, value in change.items():
+        setattr(server, name, value)
+    with pytest.raises(EngineError, match=message):
+        connect(build(), server)
+
+
+def test_a_server_that_is_not_there_is_reported_within_seconds(start: Any) -> None:
+    server = start()
+    address = server.url
+    server.stop()
+    began = time.monotonic()
+    with pytest.raises(EngineError, match=rf"vLLM at {address} cannot be reached: ConnectError: .*is it running\? start it as"):
+        VllmEngine(build(), None, url=address)
+    assert time.monotonic() - began < 5
+
+
+def test_requests_of_a_server_that_dies_are_asked_again_at_another(start: Any, connect: Any) -> None:
+    servers, model = [start(), start()], build()
+    engine = connect(model, *servers, start_s=0.2)
+    servers[0].dies_after = servers[0].answers + 2
+    before = servers[1].answers
+    answers = generate(engine, PROMPTS)
+    assert tokens(answers) == tokens(generate(NativeEngine(model, None), PROMPTS))
+    assert servers[1].answers == before + len(PROMPTS) - 2
+    assert engine.restarts == 1
+
+
+def test_a_server_that_was_started_again_gets_the_present_weights_before_it_answers(start: Any, connect: Any) -> None:
+    server, model = start(), build()
+    engine = connect(model, server)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1.2)
+    engine.update_weights()
+    server.stop()
+    again = start(port=server.port)
+    assert again.weight_version == "default"
+    assert tokens(generate(engine, PROMPTS)) == tokens(generate(NativeEngine(model, None), PROMPTS))
+    assert again.weight_version == server.weight_version
+    assert engine.restarts == 1
+
+
+def test_when_the_last_server_is_gone_requests_fail_and_say_so(start: Any, connect: Any) -> None:
+    server = start()
+    engine = connect(build(), server, start_s=0.1)
+    server.stop()
+    with pytest.raises(EngineError, match=r"no instance of vLLM is left: .*cannot be reached"):
+        generate(engine, PROMPTS[:1])
+
+
+def test_a_prompt_that_fills_the_context_is_refused_before_it_is_sent(start: Any, connect: Any) -> None:
+    engine = connect(build(), start())
+    with pytest.raises(ContextFullError, match="the prompt has 128 tokens"):
+        generate(engine, [[1] * CONTEXT])
+
+
+@pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft calls it
+def test_an_adapter_is_merged_on_the_way(start: Any, connect: Any) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = build()
+    merged = copy.deepcopy(base)
+    adapted = get_peft_model(base, LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", init_lora_weights=False))
+    engine = connect(adapted, start())
+    assert engine.start_gap.mean < 1e-5
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_" in name:
+                parameter.add_(0.3)
+    assert engine.update_weights().gap_mean < 1e-5
+    assert tokens(generate(engine, PROMPTS)) != tokens(generate(NativeEngine(merged, None), PROMPTS))
+
+
+def test_addresses_are_one_or_several() -> None:
+    assert addresses("http://a:8000/v1, http://b:8000/") == ("http://a:8000", "http://b:8000")
+    assert addresses(["https://c"]) == ("https://c",)
+    for wrong, message in (
+        ("a:8000", "'a:8000' is no address"),
+        (",", "give one address"),
+        ("http://a,http://a/", "different ones"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            addresses(wrong)
