@@ -236,6 +236,7 @@ class RunConfig(_Recipe):
     curriculum: CurriculumConfig = CurriculumConfig()
     data: DataConfig = DataConfig()
     eval: EvalConfig = EvalConfig()
+    health: dict[str, Any] = {}  # what is watched for: thresholds by rule, `stop`, `second` (a stricter verifier)
 
     @field_validator("env", "curriculum", mode="before")
     @classmethod

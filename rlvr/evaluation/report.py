@@ -13,6 +13,7 @@ from typing import Any
 from rlvr.errors import EvaluationError, boundary
 from rlvr.evaluation.charts import histogram, interval_bar
 from rlvr.evaluation.headline import Cell, Row, duration, headline
+from rlvr.evaluation.health.watch import Finding, stored_findings
 from rlvr.evaluation.printable import printable_html
 from rlvr.evaluation.report_curves import curves
 from rlvr.evaluation.report_samples import samples
@@ -50,6 +51,7 @@ def render_report(folder: RunFolder) -> str:
         f"<h1>{printable_html(title)}</h1>",
         f'<p class="lead">{printable_html(_subtitle(recipe, metrics))}</p>',
         _tiles(rows, summary, metrics),
+        _health(stored_findings(folder.path / "metrics.jsonl")),
         _table(rows),
         curves(metrics, folder.evaluations()),
         _difficulty(folder.solve_rates()),
@@ -177,6 +179,22 @@ def _difficulty(means: Sequence[float]) -> str:
         '<p class="note">Of the problems that were sampled. Each is believed from its samples, old ones counting less: '
         "<code>rlvr view RUN --solve-rates</code>.</p>"
     )
+
+
+def _health(findings: Sequence[Finding]) -> str:
+    """What the rules said while the run trained; nothing where they said nothing."""
+    if not findings:
+        return ""
+    lines = []
+    for finding in findings:
+        proof = "; ".join(finding.rollouts)
+        ended = " <b>The run ended here.</b>" if finding.stops else ""
+        shown = f'<div class="note">see {printable_html(proof)}</div>' if proof else ""
+        lines.append(
+            f"<tr><th>{printable_html(finding.rule)}</th><td>step {finding.step}</td>"
+            f"<td>{printable_html(finding.words)}.{ended}{shown}</td></tr>"
+        )
+    return f'<h2>Health</h2><div class="card scroll"><table class="health"><tbody>{"".join(lines)}</tbody></table></div>'
 
 
 def _record(name: str, content: str) -> str:

@@ -16,6 +16,7 @@ from rlvr.filtering.curriculum import Curriculum, StarvedError
 from rlvr.filtering.posterior import SolveRates, write_solve_rates
 from rlvr.trainers.batch import rollout_advantages
 from rlvr.trainers.drought import Drought
+from rlvr.trainers.health import HealthWatch
 from rlvr.trainers.learner import Learner, Reference
 from rlvr.trainers.rollouts import Collected, Collector
 from rlvr.trainers.session import Session
@@ -42,6 +43,7 @@ class RlLoop:
         reference: Reference | None,
         observer: Observer,
         grading: Mapping[str, JSON],
+        health: HealthWatch,
     ) -> None:
         self._session = session
         self._recipe = recipe
@@ -54,6 +56,7 @@ class RlLoop:
         self._observer = observer
         self.early_end = ""  # why training ended before its last step
         self._drought = Drought(recipe.rollout.patience)
+        self._health = health
         self._grading = dict(grading)  # stored with every rollout: which verifier, version and settings said so
         self._restore()
 
@@ -87,6 +90,9 @@ class RlLoop:
             self._remember()
             if self._session.checkpoint_if_due():
                 self.write_solve_rates()
+            if self.early_end:
+                self._observer.note(f"training ends here: {self.early_end}")
+                break
         self._session.save()
 
     def write_solve_rates(self) -> None:
@@ -131,8 +137,11 @@ class RlLoop:
             "time_update_s": finished - collected,
             "time_tokens_per_s": found.tally.tokens / (collected - started),
         }
-        self._session.finish_step(metrics)
+        rollouts = [rollout for group in found.groups for rollout in group.rollouts]
+        said, findings = await self._health.look(rollouts, metrics, self._session.step + 1)
+        self._session.finish_step(metrics | said)
         self._observer.advance(1, **_shown(metrics))
+        self.early_end = next((f"health: {finding.sentence}" for finding in findings if finding.stops), "")
 
     def _store(self, found: Collected, batch: StepBatch | None) -> None:
         if not self._session.world.is_main:

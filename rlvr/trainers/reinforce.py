@@ -17,6 +17,7 @@ from rlvr.filtering.curriculum import Course, make_curriculum
 from rlvr.filtering.posterior import SolveRates
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.evaluator import MAIN, Evaluator, gains, without_results
+from rlvr.trainers.health import HealthWatch
 from rlvr.trainers.learner import Learner, Reference
 from rlvr.trainers.loop import RlLoop
 from rlvr.trainers.plan import check_context, measured_rates, sampling_of
@@ -72,6 +73,7 @@ class ReinforcementRun:
         course = Course(problems, self._solve_rates, recipe.rollout.group_size, recipe.steps, recipe.seed)
         curriculum = make_curriculum(course, recipe.curriculum.name, recipe.curriculum.arguments)
         reference = _reference(session, recipe, initial) if algorithm.needs_reference else None
+        self._health = HealthWatch(recipe, session.folder, self._grader.provenance(), session.world, observer)
         self._loop = RlLoop(
             session,
             recipe,
@@ -83,6 +85,7 @@ class ReinforcementRun:
             reference=reference,
             observer=observer,
             grading=self._grader.provenance(),
+            health=self._health,
         )
 
     async def run(self) -> None:
@@ -92,7 +95,7 @@ class ReinforcementRun:
             TrainingError, EvaluationError: see `RlLoop.run` and `measure`.
         """
         session, evaluator = self._session, self._evaluator
-        async with closing(self._engine), self._grader, self._env:
+        async with closing(self._engine), self._grader, self._env, self._health:
             for asked in self._asked:  # again, with what the prompts say about tools
                 check_context(asked, session.renderer, self._max_tokens, session.max_context, self._env.opening)
             before = await self._evaluate(0, "held-out problems, before") if evaluator.is_on else {}

@@ -28,7 +28,7 @@ MakeRecipe = Callable[..., dict[str, Any]]
 METRICS = {
     "step", "reward_mean", "correct_share", "unparsed_share", "truncated_share", "unscored_share", "tokens_mean",
     "verifier_sevens", "rollouts", "tokens", "groups", "groups_dropped", "groups_without_signal", "rounds",
-    "groups_carried", "groups_held", "groups_expired",
+    "groups_carried", "groups_held", "groups_expired", "repetition_share", "mixed_script_share", "health_holding",
     "clip_share", "policy_kl", "ratio_max", "entropy", "sampling_kl", "loss", "grad_norm", "lr", "epoch", "solve_rate_surprise",
     "time_step_s", "time_generate_s", "time_update_s", "time_tokens_per_s", "time_total_s",
 }  # fmt: skip
