@@ -173,7 +173,7 @@ def _state(run: OpenRun) -> dict[str, JSON]:
         except EvaluationError as error:
             notes.append(printable(str(error)))
     algorithm = recipe.get("algorithm")
-    about = [recipe.get("task"), recipe.get("model"), algorithm.get("name") if isinstance(algorithm, Mapping) else None]
+    about = [recipe.get("task"), _short(recipe.get("model")), algorithm.get("name") if isinstance(algorithm, Mapping) else None]
     return {
         "name": run.name,
         "path": printable(str(run.source.path)),
@@ -191,6 +191,11 @@ def _state(run: OpenRun) -> dict[str, JSON]:
         "last_step": snapshot.shards[0].file.step if snapshot.shards else None,
         "notes": [*notes, *snapshot.notes],
     }
+
+
+def _short(model: Any) -> Any:
+    """A hub's name as it is, of a path the folder."""
+    return Path(model).name if isinstance(model, str) and (model.count("/") > 1 or Path(model).is_absolute()) else model
 
 
 def _age_s(source: Source) -> float | None:

@@ -65,7 +65,10 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Rows of the snapshot that match, in order, and counts over all matches. `searched` < 1: the search goes on."""
+    """Rows of the snapshot that match, in order. `searched` < 1: the search goes on.
+
+    `total` and `mean_reward` are over all matches, `outcomes` over what would match with any outcome.
+    """
 
     indices: tuple[int, ...]
     total: int
@@ -172,14 +175,13 @@ def find(
     mask, searched = _mask(snapshot, wanted), 1.0
     if needle_of(wanted.text):
         mask, searched = searches.search(snapshot, mask, wanted.text, time.monotonic() + budget_s)
+    outcomes = _outcomes(snapshot, mask)
+    if wanted.outcomes:
+        mask &= _ended(snapshot, wanted.outcomes)
     matches = np.flatnonzero(mask)
     first, last = min(offset, MOST_SKIPPED), min(offset, MOST_SKIPPED) + min(limit, MOST_ROWS)
     rewards = snapshot.columns["reward"][matches]
     known = rewards[~np.isnan(rewards)]
-    counts = np.bincount(snapshot.columns["outcome"][matches], minlength=len(OUTCOMES))
-    outcomes = {name.value: int(count) for name, count in zip(OUTCOMES, counts, strict=True) if count}
-    if truncated := int(np.count_nonzero(snapshot.columns["truncated"][matches])):
-        outcomes[TRUNCATED] = truncated
     chosen = _first(snapshot, matches, order, last)[first:last]
     return Page(tuple(map(int, chosen)), len(matches), outcomes, float(known.mean()) if len(known) else None, searched)
 
@@ -191,15 +193,23 @@ def _mask(snapshot: Snapshot, wanted: Filter) -> Mask:
     if wanted.problem:
         hits = np.array([wanted.problem in id.lower() for id in list(snapshot.problems)], dtype=bool)
         mask &= hits[snapshot.columns["problem"]] if len(hits) else False
-    if wanted.outcomes:
-        codes = [index for index, name in enumerate(OUTCOMES) if name in wanted.outcomes]
-        if Shown.UNSCORED in wanted.outcomes:  # as `rlvr view --outcome unscored`: whatever has no score
-            codes.append(OUTCOMES.index(Shown.VERIFIER_ERROR))
-        chosen = np.isin(snapshot.columns["outcome"], codes)
-        if TRUNCATED in wanted.outcomes:
-            chosen |= snapshot.columns["truncated"] == 1
-        mask &= chosen
     return mask
+
+
+def _ended(snapshot: Snapshot, wanted: frozenset[str]) -> Mask:
+    """Which rollouts ended in one of the ways that are wanted."""
+    codes = [index for index, name in enumerate(OUTCOMES) if name in wanted]
+    if Shown.UNSCORED in wanted:  # as `rlvr view --outcome unscored`: whatever has no score
+        codes.append(OUTCOMES.index(Shown.VERIFIER_ERROR))
+    chosen: Mask = np.isin(snapshot.columns["outcome"], codes)
+    return chosen | (snapshot.columns["truncated"] == 1) if TRUNCATED in wanted else chosen
+
+
+def _outcomes(snapshot: Snapshot, mask: Mask) -> dict[str, int]:
+    counts = np.bincount(snapshot.columns["outcome"][mask], minlength=len(OUTCOMES))
+    found = {name.value: int(count) for name, count in zip(OUTCOMES, counts, strict=True) if count}
+    truncated = int(np.count_nonzero(snapshot.columns["truncated"][mask]))
+    return {**found, TRUNCATED: truncated} if truncated else found
 
 
 def _first(snapshot: Snapshot, matches: npt.NDArray[np.intp], order: Order, count: int) -> npt.NDArray[np.intp]:

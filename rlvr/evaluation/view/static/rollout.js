@@ -16,10 +16,25 @@ export function rolloutPage(root, context) {
   const words = el("div", { class: "conversation" });
   const modes = el("div", { class: "switch", role: "group", "aria-label": "Colour tokens by" });
 
+  const siblings = el("section", { class: "card" });
+
   async function load() {
     rollout = await ask("rollout", where, context.signal);
+    siblings.hidden = true;
     draw();
     await colour(remembered.mode);
+    await drawSiblings();
+  }
+
+  /** The other attempts of its group, one mark each. */
+  async function drawSiblings() {
+    const found = await ask("rollouts", { run: where.run || "", step: where.step, problem: rollout.problem.id, sort: "sample", direction: "up", limit: 128 }, context.signal);
+    const group = found.rows.filter((row) => row.problem === rollout.problem.id);
+    const correct = group.filter((row) => row.outcome === "correct").length;
+    siblings.hidden = group.length < 2;
+    replace(siblings, el("b", {}, "Its group"), el("span", { class: "aside" }, ` · ${correct} of ${group.length} correct`), el("div", { class: "siblings" }, group.map((row) => el("a", {
+      href: address("rollout", place({ ...row, run: where.run })), class: row.line === where.line ? "on" : null, title: `sample ${row.sample}: ${row.outcome.replaceAll("_", " ")}, ${count(row.tokens)} tokens`,
+      "aria-label": `sample ${row.sample}, ${row.outcome}` }, el("span", { class: `badge ${row.outcome}` }))))); 
   }
 
   function draw() {
@@ -41,6 +56,7 @@ export function rolloutPage(root, context) {
       el("section", { class: "card" }, pair("gold answer", el("code", {}, rollout.problem.answer)), pair("ended by", el("span", {}, (rollout.stop ?? "nothing").replaceAll("_", " "))),
         rollout.mean_logprob === null ? null : pair("mean logprob", el("span", {}, number(rollout.mean_logprob))),
         pair("turns", el("span", {}, count(rollout.turns.length)))),
+      siblings,
       Object.keys(rollout.problem.metadata).length ? el("details", { class: "card" }, el("summary", {}, "Problem's metadata"), tree(rollout.problem.metadata)) : null,
       el("details", { class: "card" }, el("summary", {}, "Where it came from"), tree(rollout.provenance)));
   }

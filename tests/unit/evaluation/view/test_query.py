@@ -61,6 +61,12 @@ def test_a_page_counts_all_matches(snapshot: Snapshot) -> None:
     assert page.mean_reward == pytest.approx((1 + 0 + 0 + 0.5) / 4)
 
 
+def test_outcomes_are_counted_as_if_none_were_chosen(snapshot: Snapshot) -> None:
+    page = find(snapshot, parse_filter({"step": "1", "outcome": "correct", "text": "task/p9"}), Order(), Searches())
+    assert page.total == 1
+    assert page.outcomes == {"correct": 1, "incorrect": 1}
+
+
 def test_a_page_after_the_last_is_empty(snapshot: Snapshot) -> None:
     assert find(snapshot, Filter(), Order(), Searches(), offset=10_000).indices == ()
 
