@@ -76,7 +76,8 @@ class VllmEngine:
         own, arguments = _split(settings)
         _check_machine(bool(url), arguments)
         self.policy_version = 0
-        self.max_context = model_context(getattr(model.config, "max_position_embeddings", None), max_context)
+        wanted = max_context or arguments.get("max_model_len")
+        self.max_context = model_context(getattr(model.config, "max_position_embeddings", None), wanted)
         self._model = model
         self._precision = precision
         self._limit = LIMITS[precision] if own.gap_limit is None else own.gap_limit
