@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import threading
 from collections.abc import Mapping, Sequence
@@ -79,7 +80,7 @@ class Follower:
         self._rows: list[dict[str, float]] = []
         self._position = 0
         self._lines = 0
-        self._head = b""
+        self._file = (0, 0)  # device and inode
         self._damaged: list[str] = []
         self._unreadable: str | None = None
         self._held_out_notes: list[str] = []
@@ -105,7 +106,7 @@ class Follower:
         """Another one as soon as there is something new to draw."""
         with self._lock:
             held_out = len(list((self._folder.path / "evaluations").glob("step-*.json")))
-            return f"{self._position}-{held_out}-{hash(self._head) & 0xFFFF:x}"
+            return f"{self._file[1]}-{self._position}-{held_out}"
 
     def notes(self) -> list[str]:
         """What is wrong with the files, in words."""
@@ -136,20 +137,21 @@ class Follower:
             self._start_again()
             return
         with self._path.open("rb") as file:
-            if file.read(len(self._head)) != self._head or self._path.stat().st_size < self._position:
+            status = os.fstat(file.fileno())
+            # A resumed run puts a shorter file in its place, which may have grown since.
+            if (status.st_dev, status.st_ino) != self._file or status.st_size < self._position:
                 self._start_again()
+                self._file = (status.st_dev, status.st_ino)
             file.seek(self._position)
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]  # the last line may still be written
         for line in whole.split(b"\n")[:-1]:
             self._lines += 1
             self._add(line)
-        if not self._head:
-            self._head = whole[:256]
         self._position += len(whole)
 
     def _start_again(self) -> None:
-        self._rows, self._damaged, self._position, self._lines, self._head = [], [], 0, 0, b""
+        self._rows, self._damaged, self._position, self._lines, self._file = [], [], 0, 0, (0, 0)
 
     def _add(self, line: bytes) -> None:
         try:

@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ class RunIndex:
         self._problems: list[str] = []
         self._global: dict[RolloutFile, npt.NDArray[np.int32]] = {}  # [rows] number of each row's problem
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._trouble: tuple[str, ...] = ()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="rlvr-view-index", daemon=True)
 
@@ -100,7 +101,13 @@ class RunIndex:
 
     def _follow(self) -> None:
         while not self._stop.is_set():
-            self.refresh()
+            try:
+                with boundary(EvaluationError, "new rollouts are not read any more"):
+                    self.refresh()
+            except EvaluationError as error:
+                self._trouble = (str(error),)
+                self.snapshot = replace(self.snapshot, version=self.snapshot.version + 1, notes=self._notes())
+                return
             self._stop.wait(_EVERY_S)
 
     def _add(self, file: RolloutFile) -> None:
@@ -135,7 +142,7 @@ class RunIndex:
         return Path(self._temporary.name)
 
     def _notes(self) -> tuple[str, ...]:
-        notes = [*self.source.notes()]
+        notes = [*self._trouble, *self.source.notes()]
         for shard in sorted(self._shards.values(), key=lambda shard: -shard.file.step):
             notes += [f"{shard.file.path.name}: {note}" for note in shard.notes]
         notes += [f"{file.path.name}: {reason}" for file, reason in self._failed.items()]

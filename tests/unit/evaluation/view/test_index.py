@@ -206,3 +206,20 @@ def test_the_thread_reads_the_newest_file_at_once_and_the_others_soon(run: Path)
         assert len(index.snapshot) == 15
     finally:
         index.close()
+
+
+def test_a_thread_that_cannot_go_on_says_so(run: Path) -> None:
+    class Broken:
+        folder = run
+
+        def files(self) -> list[object]:
+            raise MemoryError("too many")
+
+        def notes(self) -> list[str]:
+            return []
+
+    index = opened(run)
+    index.source = Broken()  # type: ignore[assignment]
+    index._follow()
+    assert index.snapshot.notes == ("new rollouts are not read any more: MemoryError: too many",)
+    assert len(index.snapshot) == 15, "what was read stays"

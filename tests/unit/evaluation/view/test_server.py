@@ -17,6 +17,7 @@ import pytest
 from rlvr.errors import ConfigError
 from rlvr.evaluation.view.book import Book
 from rlvr.evaluation.view.server import ViewServer
+from rlvr.trainers.rundir import write_text
 from rlvr.types import Verdict
 
 from .conftest import HOSTILE, make_rollout, write_run, write_step
@@ -102,8 +103,10 @@ def test_curves_follow_a_file_that_grows_and_one_that_a_resumed_run_cut(client: 
     assert reward() == ([1, 2, 3, 4], [0.25, 0.5, 0.75, 0.9])
     assert client.get("state")["runs"][0]["notes"] == [], "half a line is a line that is still being written"
     assert client.get("state")["runs"][0]["curves_version"] != before
-    (run / "metrics.jsonl").write_text('{"step": 1, "reward_mean": 0.125}\n')
-    assert reward() == ([1], [0.125])
+    write_text(run / "metrics.jsonl", "".join(f'{{"step": {step}, "reward_mean": 0.125}}\n' for step in range(1, 9)))
+    assert reward() == (list(range(1, 9)), [0.125] * 8), "as a resumed run does it, and longer than before"
+    (run / "metrics.jsonl").write_text("")
+    assert client.get("curves")["curves"] == []
 
 
 def test_a_damaged_line_of_metrics_is_said_and_the_others_are_drawn(client: Client, run: Path) -> None:
