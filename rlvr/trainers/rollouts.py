@@ -18,7 +18,7 @@ from rlvr.filtering.curriculum import Curriculum
 from rlvr.filtering.posterior import SolveRates
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.distributed import World
-from rlvr.trainers.group_filters import build_filters
+from rlvr.trainers.group_filters import GroupFilter, build_filters
 from rlvr.types import Group, Problem, Sampling
 
 NO_SIGNAL = "no_signal"  # what the algorithm drops
@@ -125,7 +125,7 @@ class Collector:
             kept = [group for group in groups if self._has_use(group, algorithm, found.drops)]
             self._yield.add(len(kept), math.fsum(predicted))
             missing = wanted - len(found.kept)
-            found.kept += map(_scored, kept[:missing])
+            found.kept += map(scored_group, kept[:missing])
             found.held += kept[missing:]
             found.failure = self._failure(found.tally, step)
             if found.failure is not None:
@@ -150,7 +150,7 @@ class Collector:
         """The oldest that wait come first; those that have waited long enough are given up."""
         waiting = [group for _, group in self._surplus]
         found.carried = waiting[:most]
-        found.kept = list(map(_scored, found.carried))
+        found.kept = list(map(scored_group, found.carried))
         left = self._surplus[most:]
         self._surplus = [(born, group) for born, group in left if step - born < self._recipe.rollout.surplus_steps]
         found.expired = [group for born, group in left if step - born >= self._recipe.rollout.surplus_steps]
@@ -192,14 +192,7 @@ class Collector:
 
     def _has_use(self, group: Group, algorithm: Algorithm, drops: Counter[str]) -> bool:
         """Shape the group's rewards; False, and a count more in `drops`, if nothing is to be learned from it."""
-        scored = _scored(group)
-        # Dropped groups are shaped too, so that the rewards on record all mean the same.
-        for rollout, reward in zip(scored.rollouts, algorithm.shape(scored), strict=True):
-            rollout.reward = reward
-        compared = _scored(group)
-        reason = next((name for name, filter_ in self._filters.items() if filter_.drops(group)), None)
-        if reason is None and (len(compared.rollouts) < algorithm.min_group_size or not algorithm.keep_group(compared)):
-            reason = NO_SIGNAL
+        reason = shape_group(group, algorithm, self._filters)
         if reason is not None:
             drops[reason] += 1
         return reason is None
@@ -215,7 +208,20 @@ class Collector:
         )
 
 
-def _scored(group: Group) -> Group:
+def shape_group(group: Group, algorithm: Algorithm, filters: Mapping[str, GroupFilter]) -> str | None:
+    """Set the shaped rewards of a group; returns why it is left out of the update, None if it is learned from."""
+    scored = scored_group(group)
+    # Dropped groups are shaped too, so that the rewards on record all mean the same.
+    for rollout, reward in zip(scored.rollouts, algorithm.shape(scored), strict=True):
+        rollout.reward = reward
+    compared = scored_group(group)
+    reason = next((name for name, filter_ in filters.items() if filter_.drops(group)), None)
+    if reason is None and (len(compared.rollouts) < algorithm.min_group_size or not algorithm.keep_group(compared)):
+        reason = NO_SIGNAL
+    return reason
+
+
+def scored_group(group: Group) -> Group:
     """The group without the rollouts that have no reward."""
     return replace(group, rollouts=tuple(r for r in group.rollouts if r.error is None and r.reward is not None))
 
