@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 # OpenMP threads that spin while they wait make a busy machine up to 50 times slower.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help env quickstart test test-vllm check bench docs clean
+.PHONY: help env peers quickstart test test-vllm check bench docs clean
 
 help:
 	@echo "make quickstart   train a tiny model with verifiable rewards, measured before and after (5 minutes, no GPU)"
@@ -19,6 +19,7 @@ help:
 	@echo "make bench        every benchmark against its peer"
 	@echo "make docs         regenerate the reference pages that come from the code"
 	@echo "make env          .venv with everything that tests and benchmarks need"
+	@echo "make peers        verl's core algorithms into .venv, for rlvr parity --against verl"
 	@echo "make clean        remove caches and build outputs (.venv and runs/ stay)"
 
 env: $(STAMP)
@@ -30,6 +31,9 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "== installing rlvr[dev] into .venv"
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
+
+peers: env
+	$(BIN)/python -m pip install --disable-pip-version-check -q --no-deps -r constraints-peers.txt
 
 # A finished run is kept beside the new one; an interrupted one is continued.
 quickstart: env

@@ -297,7 +297,7 @@ def _token_logprobs(
     count = picked.shape[0]
 
     def chunk(inputs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        logits = (inputs if head is None else head(inputs)).float() / temperature
+        logits = _precise(inputs if head is None else head(inputs)) / temperature
         normalizer = logits.logsumexp(-1)
         logprobs = logits.gather(-1, chosen[:, None])[:, 0] - normalizer
         if not entropy:
@@ -316,6 +316,11 @@ def _token_logprobs(
         ]
         logprobs, entropies = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     return logprobs, entropies if entropy else None
+
+
+def _precise(values: Tensor) -> Tensor:
+    """At least float32: a log-softmax over a vocabulary in bf16 is off by tenths of a nat."""
+    return values if values.dtype is torch.float64 else values.float()
 
 
 def _scatter(values: Tensor, place: Tensor, mask: Tensor) -> Tensor:
