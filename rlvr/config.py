@@ -169,6 +169,7 @@ class EvalConfig(_Section):
     n: Positive = 8  # samples of one problem
     k: tuple[Positive, ...] = (1, 4, 8)
     every: NonNegative = 0  # steps; 0: only before and after
+    patience: NonNegative = 0  # measurements without a gain that can be claimed, after which training ends; 0: never
     split: str = "test"
     temperature: Annotated[float, Field(ge=0.0)] = 1.0
     greedy: bool = True  # one greedy answer a problem beside the samples
@@ -180,6 +181,8 @@ class EvalConfig(_Section):
             raise ValueError("eval.k = [], but pass@k needs one k or more; eval.problems = 0 turns evaluation off")
         if max(self.k) > self.n:
             raise ValueError(f"eval.k = {list(self.k)}, but eval.n = {self.n}: pass@k needs n >= k")
+        if self.patience and not (self.every and self.problems):
+            raise ValueError(f"eval.patience = {self.patience}, but nothing is measured on the way; set eval.every")
         return self
 
 

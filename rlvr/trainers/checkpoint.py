@@ -13,7 +13,7 @@ import torch
 
 from rlvr.errors import CheckpointError, boundary
 
-_STATE = "trainer.pt"
+STATE = "trainer.pt"
 _NEARLY_NOTHING = 1 << 20  # bytes of free disk
 
 
@@ -24,7 +24,7 @@ def save_checkpoint(folder: Path, step: int, model: Any, tokenizer: Any, state: 
         CheckpointError: it could not be written (a full disk, most often); earlier checkpoints are untouched.
     """
     target = folder / f"step-{step:06d}"
-    if (target / _STATE).is_file():
+    if (target / STATE).is_file():
         return target  # runs are deterministic: it holds the same
     tidy(folder, keep=keep)
     draft = _draft(target)
@@ -36,7 +36,7 @@ def save_checkpoint(folder: Path, step: int, model: Any, tokenizer: Any, state: 
             draft.mkdir(parents=True, exist_ok=True)
             model.save_pretrained(draft)
             tokenizer.save_pretrained(draft)
-            torch.save(dict(state), draft / _STATE)
+            torch.save(dict(state), draft / STATE)
             _sync(draft)
             if target.exists():  # what another hand left of an earlier one
                 shutil.rmtree(target)
@@ -68,7 +68,7 @@ def _draft(checkpoint: Path) -> Path:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / _STATE).is_file())
+    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     """
     advice = "delete this folder, and --resume continues from the checkpoint before it"
     with boundary(CheckpointError, f"the trainer's state in {checkpoint} cannot be read; {advice}"):
-        state: dict[str, Any] = torch.load(checkpoint / _STATE, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(checkpoint / STATE, map_location="cpu", weights_only=True)
         return state
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from rlvr.config import RunConfig
@@ -15,6 +15,7 @@ from rlvr.evaluation.observer import Observer
 from rlvr.filtering.curriculum import Curriculum, StarvedError
 from rlvr.filtering.posterior import SolveRates, write_solve_rates
 from rlvr.trainers.batch import rollout_advantages
+from rlvr.trainers.best import Measured
 from rlvr.trainers.drought import Drought
 from rlvr.trainers.health import HealthWatch
 from rlvr.trainers.learner import Learner, Reference
@@ -57,11 +58,16 @@ class RlLoop:
         self.early_end = ""  # why training ended before its last step
         self._drought = Drought(recipe.rollout.patience)
         self._health = health
+        self._held_out: dict[str, float] = {}
         self._grading = dict(grading)  # stored with every rollout: which verifier, version and settings said so
         self._restore()
 
-    async def run(self, evaluate: Callable[[], Any]) -> None:
-        """Train to the end; `evaluate` is awaited every `eval.every` steps.
+    def measured(self, found: Measured) -> None:
+        """A held-out measurement: it stands in the next step's line of metrics."""
+        self._held_out = found.series()
+
+    async def run(self, evaluate: Callable[[], Awaitable[str]]) -> None:
+        """Train to the end; `evaluate` is awaited every `eval.every` steps, and may say why training ends here.
 
         Raises:
             TrainingError: too many unscored rollouts, or a loss that is not finite; the last checkpoint stands.
@@ -75,8 +81,9 @@ class RlLoop:
             self._remember()
             try:
                 # Not at the end of the step before: a run that was killed in its evaluation makes up for it.
-                await self._evaluate_if_due(evaluate)
-                await self._step()
+                self.early_end = await self._evaluate_if_due(evaluate)
+                if not self.early_end:
+                    await self._step()
             except asyncio.CancelledError:
                 self._session.save()
                 raise
@@ -104,11 +111,13 @@ class RlLoop:
         if self._session.world.is_main:
             write_solve_rates(self._session.folder.solve_rates, self._solve_rates.rows(self._session.step))
 
-    async def _evaluate_if_due(self, evaluate: Callable[[], Any]) -> None:
+    async def _evaluate_if_due(self, evaluate: Callable[[], Awaitable[str]]) -> str:
         every, step = self._recipe.eval.every, self._session.step
-        if every and step and step % every == 0:
-            await evaluate()
-            self._observer.stage("reinforcement learning", self._recipe.steps)
+        if not (every and step and step % every == 0):
+            return ""
+        reason = await evaluate()
+        self._observer.stage("reinforcement learning", self._recipe.steps)
+        return reason
 
     async def _step(self) -> None:
         started = time.perf_counter()
@@ -117,7 +126,11 @@ class RlLoop:
         if found.failure is not None:
             self._store(found, None)
             raise TrainingError(found.failure)
-        metrics = _metrics(found) | {"solve_rate_surprise": self._solve_rates.surprise(found.groups, self._session.step)}
+        metrics = (
+            _metrics(found)
+            | self._held_out
+            | {"solve_rate_surprise": self._solve_rates.surprise(found.groups, self._session.step)}
+        )
         metrics |= self._curriculum.metrics(self._session.step)
         self._solve_rates.observe_groups(found.groups, self._session.step)
         if self._recipe.env is not None and self._recipe.env.tools:
@@ -140,6 +153,7 @@ class RlLoop:
         rollouts = [rollout for group in found.groups for rollout in group.rollouts]
         said, findings = await self._health.look(rollouts, metrics, self._session.step + 1)
         self._session.finish_step(metrics | said)
+        self._held_out = {}
         self._observer.advance(1, **_shown(metrics))
         self.early_end = next((f"health: {finding.sentence}" for finding in findings if finding.stops), "")
 

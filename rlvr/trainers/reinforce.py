@@ -16,6 +16,7 @@ from rlvr.evaluation.observer import Observer
 from rlvr.filtering.curriculum import Course, make_curriculum
 from rlvr.filtering.posterior import SolveRates
 from rlvr.trainers.algorithms import Algorithm
+from rlvr.trainers.best import BEST, Measured, best_of, keep_best, kept_step, read_measured, why_stop
 from rlvr.trainers.evaluator import MAIN, Evaluator, gains, without_results
 from rlvr.trainers.health import HealthWatch
 from rlvr.trainers.learner import Learner, Reference
@@ -99,12 +100,24 @@ class ReinforcementRun:
             for asked in self._asked:  # again, with what the prompts say about tools
                 check_context(asked, session.renderer, self._max_tokens, session.max_context, self._env.opening)
             before = await self._evaluate(0, "held-out problems, before") if evaluator.is_on else {}
-            await self._loop.run(lambda: self._evaluate(session.step, f"held-out problems, step {session.step}"))
+            await self._loop.run(self._on_the_way)
             after = await self._evaluate(session.step, "held-out problems, after") if evaluator.is_on else {}
         self._loop.write_solve_rates()
         session.results = {"kind": "rl", "grading": self._grader.provenance(), **_comparison(self._recipe, before, after)}
         if self._loop.early_end:
             session.results["early_end"] = self._loop.early_end
+        if (kept := kept_step(session.folder.path)) is not None:
+            session.results["best"] = {"step": kept, "checkpoint": str(session.folder.path / BEST)}
+
+    async def _on_the_way(self) -> str:
+        """Measure at the present step; returns why training ends here, empty where it goes on."""
+        step = self._session.step
+        await self._evaluate(step, f"held-out problems, step {step}")
+        return why_stop(self._measured(step), self._recipe.eval.patience)
+
+    def _measured(self, step: int) -> list[Measured]:
+        folder, world = self._session.folder, self._session.world
+        return world.broadcast(read_measured(folder.evaluations, MAIN, step) if world.is_main else [])
 
     async def _evaluate(self, step: int, stage: str) -> dict[str, Any]:
         found = await self._evaluator.measure_at(step, stage)
@@ -112,7 +125,22 @@ class ReinforcementRun:
         if step == self._session.step and self._evaluator.samples_like_training:
             rows = [row for measured in found.values() for row in measured["results"]]
             self._solve_rates.observe_evaluation(rows, step)
+        measured = self._measured(step)
+        self._loop.measured(measured[-1])
+        self._keep_best(measured)
         return found
+
+    def _keep_best(self, measured: Sequence[Measured]) -> None:
+        """Where a run measures itself on the way, the best weights stay, whatever becomes of the later ones."""
+        session, best = self._session, best_of(measured)
+        is_present = best.step == measured[-1].step == session.step and session.step > 0
+        if not self._recipe.eval.every or not is_present or kept_step(session.folder.path) == best.step:
+            return
+        session.save()
+        checkpoint = session.latest_checkpoint
+        if session.world.is_main and checkpoint is not None:
+            kept = keep_best(session.folder.path, checkpoint, best)
+            session.observer.note(f"best so far: {best.metric} {best.mean:.1%} after step {best.step}, kept in {kept}")
 
 
 def _engine(session: Session, recipe: RunConfig) -> TrainableEngine:

@@ -54,7 +54,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_writes_everything_that_it_promises(recipe: MakeRecipe) -> None:
     run = train(recipe(eval={"problems": 3, "n": 2, "k": [1, 2]}))
-    assert [set(row) for row in metrics(run)] == [METRICS, METRICS]
+    held_out = {"held_out_step", "held_out_pass@1", "held_out_pass@1_low", "held_out_pass@1_high"}
+    assert [set(row) for row in metrics(run)] == [METRICS | held_out, METRICS]
     stored = [list(read_rollouts(run.folder / "rollouts" / f"step-00000{step}.jsonl.gz")) for step in (1, 2)]
     assert [len(rows) for rows in stored] == [16, 16]
     for row in stored[1]:
