@@ -65,7 +65,7 @@ class Setting:
 WITHIN_REACH = Setting((2, 6), steps=40, every=10, held_out=64)
 # Chains of seven digits and more are out of reach, those of two and three soon always solved: choosing can save something.
 MIXED = Setting((2, 9), steps=60, every=10, held_out=64)
-REFILLED = Setting((2, 9), steps=40, every=10, held_out=64)  # the same, where a step samples up to twice as much
+CHOSEN = Setting((2, 9), steps=40, every=10, held_out=64)  # the same for arms that choose; compared by tokens, not by steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,13 @@ ARMS = {
         Arm("clip_symmetric", "clip 0.2 / 0.2", ("algorithm=grpo", *REUSE)),
         Arm("clip_higher", "clip 0.2 / 0.28", ("algorithm=grpo", "algorithm.clip_high=0.28", *REUSE)),
         Arm("mixed", "GRPO, all problems alike", ("algorithm=grpo",), MIXED),
-        Arm("dynamic", "dynamic sampling", DYNAMIC, REFILLED),
-        Arm("window", "offline window", ("algorithm=grpo",), MIXED, is_filtered=True),
-        Arm("dynamic_window", "both", DYNAMIC, REFILLED, is_filtered=True),
-        Arm("window_online", "window", ("algorithm=grpo", "curriculum=window"), MIXED),
-        Arm("learnability", "learnability", ("algorithm=grpo", LEARNABILITY), MIXED),
-        Arm("easy_to_hard", "easy_to_hard", ("algorithm=grpo", "curriculum=easy_to_hard"), MIXED),
-        Arm("learnability_dynamic", "learnability and dynamic sampling", (*DYNAMIC, LEARNABILITY), REFILLED),
+        Arm("dynamic", "dynamic sampling", DYNAMIC, CHOSEN),
+        Arm("window", "offline window", ("algorithm=grpo",), CHOSEN, is_filtered=True),
+        Arm("dynamic_window", "both", DYNAMIC, CHOSEN, is_filtered=True),
+        Arm("window_online", "window", ("algorithm=grpo", "curriculum=window"), CHOSEN),
+        Arm("learnability", "learnability", ("algorithm=grpo", LEARNABILITY), CHOSEN),
+        Arm("easy_to_hard", "easy_to_hard", ("algorithm=grpo", "curriculum=easy_to_hard"), CHOSEN),
+        Arm("learnability_dynamic", "learnability and dynamic sampling", (*DYNAMIC, LEARNABILITY), CHOSEN),
         _shaped("kimi", "kimi_length, weight 0.5", "kimi_length", weight=0.5),
         _shaped("cosine", "cosine_length, at most 64 tokens", "cosine_length"),
         _shaped("overlong", "overlong_penalty, 16 to 40 tokens", "overlong_penalty", max_tokens=40, buffer=24),
