@@ -144,8 +144,9 @@ def write_run(folder: Path, rollouts: int) -> None:
     pool = make_pool()
     for step in range(1, steps + 1):
         path = folder / "rollouts" / f"step-{step:06d}.jsonl.gz"
-        if not path.exists():
-            write_rollouts(path, rows_of(step, pool))
+        if path.exists():
+            continue
+        write_rollouts(path, rows_of(step, pool))
         if step % 50 == 0:
             print(f"  written: step {step} of {steps}", file=sys.stderr, flush=True)
 

@@ -124,6 +124,17 @@ def test_curves_are_drawn_and_grow_with_the_run(view: View, run: Path) -> None:
     assert "step 4 of 9" in view.texts(".status")[0]
 
 
+def test_a_health_finding_leads_to_the_rollout_that_shows_it(view: View, run: Path) -> None:
+    finding = {"rule": "length_runs_away", "words": "responses doubled", "rollouts": ["step 2: sums/a #1"], "stops": False}
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 4, "reward_mean": 0.4, "health": [finding]}) + "\n")
+    view.open("", ".health li")
+    assert view.texts(".health li") == ["step 4\nlength runs away\nresponses doubled a #1"]
+    view.page.click(".health .evidence")
+    view.wait_for("document.querySelectorAll('table.list tbody tr').length === 1")
+    assert "needle" in view.texts("td.response")[0]
+
+
 def test_the_table_shows_new_steps_without_being_asked(view: View, run: Path) -> None:
     view.open("#/rollouts", "table.list tbody tr")
     view.wait_for("document.querySelectorAll('table.list tbody tr').length === 12")
@@ -206,7 +217,10 @@ def test_text_of_a_model_is_shown_and_never_run(browser: Any, run: Path) -> None
     write_step(run, 4, [hostile, rollout("huge", 1, Verdict.correct(), HUGE)])
     write_step(run, 5, [hostile])
     with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 5, HOSTILE: 1.0}) + "\n" + HOSTILE.encode("utf-8", "replace").decode() + "\n")
+        health = [{"rule": HOSTILE, "words": HOSTILE, "rollouts": [f"step 4: {HOSTILE} #0"]}]
+        file.write(
+            json.dumps({"step": 5, HOSTILE: 1.0, "health": health}) + "\n" + HOSTILE.encode("utf-8", "replace").decode() + "\n"
+        )
     for view in serving(browser, run):
         shown, end = (
             "<script>document.title='pwned';alert(1)</script><img src=x",

@@ -89,9 +89,13 @@ class Book:
     def curves(self, number: int) -> dict[str, JSON]:
         follower = self.run(number).metrics
         if follower is None:
-            return {"version": "", "curves": []}
+            return {"version": "", "curves": [], "findings": []}
         follower.refresh()
-        return {"version": follower.version, "curves": [curve.to_json() for curve in follower.curves()]}
+        return {
+            "version": follower.version,
+            "curves": [curve.to_json() for curve in follower.curves()],
+            "findings": [finding.to_json() for finding in follower.findings()],
+        }
 
     def rollouts(self, number: int, asked: Mapping[str, str], offset: int, limit: int) -> dict[str, JSON]:
         """A page of the table: `asked` has filters by name, and `sort` and `direction`.

@@ -16,11 +16,13 @@ from rlvr.errors import EvaluationError, boundary
 from rlvr.evaluation.printable import printable
 from rlvr.evaluation.run_folder import RunFolder
 from rlvr.evaluation.statistics import is_finite_number
+from rlvr.evaluation.view.findings import Said, findings_of
 from rlvr.types import JSON
 
 _MOST_POINTS = 400  # of a curve; longer ones are averaged in buckets
 _MOST_NOTES = 3
 _MOST_CURVES = 200
+_MOST_FINDINGS = 100
 _EVALUATION = re.compile(r"step-(\d{1,9})\.json")
 
 
@@ -80,6 +82,7 @@ class Follower:
         self._rows: list[dict[str, float]] = []
         self._position = 0
         self._lines = 0
+        self._findings: list[Said] = []
         self._file = (0, 0)  # device and inode
         self._damaged: list[str] = []
         self._unreadable: str | None = None
@@ -132,6 +135,11 @@ class Follower:
                 found.append(_curve(name, title, unit, points, is_main=name in _MAIN))
         return found
 
+    def findings(self) -> list[Said]:
+        """What the health rules said, newest first."""
+        with self._lock:
+            return self._findings[::-1][:_MOST_FINDINGS]
+
     def _read_on(self) -> None:
         if not self._path.is_file():
             self._start_again()
@@ -152,12 +160,14 @@ class Follower:
 
     def _start_again(self) -> None:
         self._rows, self._damaged, self._position, self._lines, self._file = [], [], 0, 0, (0, 0)
+        self._findings = []
 
     def _add(self, line: bytes) -> None:
         try:
             with boundary(EvaluationError, f"metrics.jsonl: line {self._lines} is damaged"):
                 row = json.loads(line)
                 self._rows.append({name: float(value) for name, value in row.items() if is_finite_number(value)})
+                self._findings += findings_of(row)
         except EvaluationError as error:
             self._damaged.append(printable(str(error)))
 

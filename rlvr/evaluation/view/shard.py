@@ -139,6 +139,8 @@ def build_shard(file: RolloutFile, path: Path) -> Shard:
                 draft.add(line, offset, content)
     except EvaluationError as error:
         draft.note(f"after {len(draft.values)} rollouts {error}")
+    if draft.is_empty:
+        draft.note("holds no rollouts")
     with boundary(EvaluationError, f"{path} cannot be written"):
         path.parent.mkdir(parents=True, exist_ok=True)
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -165,6 +167,11 @@ class _Draft:
         self._texts: list[bytes] = []
         self._notes: list[str] = []
         self._damaged = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Neither rollouts nor anything said about why."""
+        return not self.values and not self._notes
 
     def add(self, line: int, offset: int, content: bytes) -> None:
         try:

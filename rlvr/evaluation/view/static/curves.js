@@ -1,18 +1,17 @@
 // The page of curves: what matters first, everything else folded away; it redraws when the run has written more.
 
+import { address } from "./address.js";
 import { ask } from "./api.js";
 import { chart, forgetCharts } from "./charts.js";
 import { el, replace } from "./dom.js";
-
-export const title = "Curves";
-export const keys = [];
+import { shortId } from "./format.js";
 
 export function curvesPage(root, context) {
-  const box = el("div", {});
+  const box = el("div", {}), health = el("section", { class: "card health", "aria-label": "Health" });
   const rest = el("details", { class: "card fold" });
   let version = null, isOpen = false;
-  replace(root, box, rest);
-  rest.hidden = true;
+  replace(root, health, box, rest);
+  rest.hidden = health.hidden = true;
 
   async function draw() {
     const runs = context.state.runs;
@@ -22,6 +21,7 @@ export function curvesPage(root, context) {
     const found = await Promise.all(runs.map((_, run) => ask("curves", { run }, context.signal)));
     const curves = merged(found.map((one) => one.curves));
     forgetCharts();
+    drawHealth(health, found.flatMap((one, run) => one.findings.map((finding) => ({ ...finding, run }))), runs);
     isOpen = rest.open;
     const names = runs.map((run) => run.name);
     const figures = (some) => el("div", { class: "charts" }, some.map((one) => chart(one.title, one.unit, one.series, names)));
@@ -46,4 +46,13 @@ function merged(found) {
     }
   });
   return [...named.values()];
+}
+
+/** What the run's health rules said, with links to the rollouts that show it. */
+function drawHealth(health, findings, runs) {
+  health.hidden = findings.length === 0;
+  const all = findings.map((one) => el("li", {}, runs.length > 1 ? el("span", { class: `key run${one.run}` }) : null, el("span", { class: "aside" }, `step ${one.step}`), el("b", {}, one.rule.replaceAll("_", " ")),
+    el("span", {}, one.words, one.has_ended_run ? el("b", { class: "bad" }, " The run ended here.") : null, one.evidence.map((shown) => [" ", el("a", { class: "evidence",
+      href: address("rollouts", { run: one.run || "", step: shown.step, problem: shown.problem, sample: shown.sample }), title: shown.problem }, `${shortId(shown.problem)} #${shown.sample}`)]))));
+  replace(health, el("h2", {}, "Health"), el("ul", {}, all.slice(0, 4)), all.length > 4 ? el("details", {}, el("summary", {}, `${all.length - 4} more`), el("ul", {}, all.slice(4))) : null);
 }

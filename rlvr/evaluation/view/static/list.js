@@ -34,7 +34,7 @@ export function listPage(root, context) {
   const summary = el("div", { class: "summary", role: "status" });
   const trouble = el("p", { class: "trouble", role: "alert" });
   const body = el("tbody", {});
-  const heads = el("tr", {});
+  const heads = el("tr", {}), responseHead = el("th", { class: "response", scope: "col" }, "Response");
   const table = el("table", { class: "list" },
     el("colgroup", {}, COLUMNS.map((column) => el("col", { class: `${column.name} ${column.kind}` })), el("col", {})),
     el("thead", {}, heads, el("tr", { class: "filters" }, COLUMNS.map(filterCell), el("th", { class: "response" }))), body);
@@ -75,7 +75,7 @@ export function listPage(root, context) {
     const by = asked.sort ?? "step", mark = (asked.direction ?? "down") === "down" ? "↓" : "↑";
     replace(heads, COLUMNS.map((column) => el("th", { class: column.kind, scope: "col", "aria-sort": by === column.name ? (mark === "↓" ? "descending" : "ascending") : null },
       el("button", { type: "button", class: by === column.name ? "sort on" : "sort", on: { click: () => sortBy(column.name) } }, column.title, el("span", { class: "mark" }, by === column.name ? mark : "")))),
-      el("th", { class: "response", scope: "col" }, "Response (its end)"));
+      responseHead);
   }
 
   async function load() {
@@ -109,6 +109,7 @@ export function listPage(root, context) {
       replace(body, el("tr", { class: "none" }, el("td", { colspan: COLUMNS.length + 1 }, context.state.runs[asked.run ?? 0].rollouts ? "No rollout matches." : "No rollouts are stored yet.")));
     }
     highlight(body, asked.text);
+    responseHead.textContent = asked.text ? "Where it was found" : "Response (its end)";
     mark(false);
   }
 

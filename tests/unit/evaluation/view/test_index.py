@@ -96,6 +96,7 @@ def test_an_empty_and_an_unreadable_file_are_notes_and_the_other_steps_are_there
     assert snapshot.columns["step"].tolist() == [1] * 5
     assert any(note.startswith("step-000003.jsonl.gz: after 0 rollouts") and "gzip" in note for note in snapshot.notes)
     assert any(note.startswith("step-000004.jsonl.gz:") for note in snapshot.notes)
+    assert "step-000002.jsonl.gz: holds no rollouts" in snapshot.notes
 
 
 def test_a_run_without_rollouts_says_so(run: Path) -> None:

@@ -15,12 +15,14 @@ from urllib.parse import quote, urlencode
 import pytest
 
 from rlvr.errors import ConfigError
+from rlvr.evaluation.health.signals import rollout_id
+from rlvr.evaluation.health.watch import Finding
 from rlvr.evaluation.view.book import Book
 from rlvr.evaluation.view.server import ViewServer
 from rlvr.trainers.rundir import write_text
 from rlvr.types import Verdict
 
-from .conftest import HOSTILE, make_rollout, write_run, write_step
+from .conftest import HOSTILE, make_rollout, step_of, write_run, write_step
 
 STATIC = files("rlvr.evaluation.view").joinpath("static")
 FORBIDDEN = {"\x1b", "\x00", "\x9b", "\u202e", "\u202c", "\u200b", "\ud800"}
@@ -120,6 +122,24 @@ def test_a_damaged_line_of_metrics_is_said_and_the_others_are_drawn(client: Clie
     assert [note.partition(":")[2].split(":")[0] for note in notes] == [" line 2 is damaged", " line 3 is damaged"]
 
 
+def test_what_health_rules_said_leads_to_the_rollouts_that_show_it(client: Client, run: Path) -> None:
+    shown = rollout_id(step_of(2)[1], 2)
+    finding = Finding("length_runs_away", 2, "responses doubled", (shown, "nonsense"), stops=True).to_json()
+    with (run / "metrics.jsonl").open("a") as file:
+        for health in ([finding, 3], "odd", {"rule": 1}):
+            file.write(json.dumps({"step": 4, "reward_mean": 1.0, "health": health}) + "\n")
+    (said,) = client.get("curves")["findings"]
+    assert said == {
+        "step": 4,
+        "rule": "length_runs_away",
+        "words": "responses doubled",
+        "has_ended_run": True,
+        "evidence": [{"step": 2, "problem": "task/p9", "sample": 1}],
+    }
+    (row,) = client.get("rollouts", **said["evidence"][0])["rows"]
+    assert (row["step"], row["problem"], row["sample"]) == (2, "task/p9", 1)
+
+
 def test_held_out_measurements_are_curves_and_a_damaged_one_is_said(client: Client, run: Path) -> None:
     (run / "evaluations").mkdir()
     for step in (0, 2):
@@ -212,7 +232,7 @@ def test_hostile_text_arrives_as_printable_json_everywhere(run: Path) -> None:
     verdict = Verdict.incorrect(HOSTILE, HOSTILE, note=HOSTILE, tests=[{"name": HOSTILE}])
     write_step(run, 3, [make_rollout(HOSTILE, 0, verdict, HOSTILE, prompt=HOSTILE, error=HOSTILE)])
     with (run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 4, HOSTILE: 1.0}) + "\n")
+        file.write(json.dumps({"step": 4, HOSTILE: 1.0, "health": [{"rule": HOSTILE, "words": HOSTILE}]}) + "\n")
     for client in serving(run):
         id = client.get("rollouts", step=3)["rows"][0]["problem"]
         targets = [
