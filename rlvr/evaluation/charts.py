@@ -163,3 +163,44 @@ class _Plot:
 
     def label(self, value: float, text: str) -> str:
         return f'<text class="tick" x="{self.x(value)}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(text)}</text>'
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """The mean over several runs, and the lowest and highest of them, over x."""
+
+    x: tuple[float, ...]
+    low: tuple[float, ...]
+    mean: tuple[float, ...]
+    high: tuple[float, ...]
+
+    @classmethod
+    def of(cls, runs: Sequence[Series]) -> Band:
+        """Over the values of x that every run has, so that the mean does not jump where one of them ends."""
+        tables = [dict(zip(run.x, run.y, strict=True)) for run in runs]
+        shared = tuple(x for x in tables[0] if all(x in table for table in tables))
+        columns = [[table[x] for table in tables] for x in shared]
+        mean = tuple(sum(column) / len(column) for column in columns)
+        return cls(shared, tuple(map(min, columns)), mean, tuple(map(max, columns)))
+
+
+def band_chart(band: Band, label: str, number: Callable[[float], str], *, is_share: bool = False) -> str:
+    """The mean as a bold line in a band from the lowest to the highest run; `number` and `label` as in `line_chart`."""
+    low, mean, high = (_thin(Series(band.x, values)) for values in (band.low, band.mean, band.high))
+    every = (*low.y, *high.y)
+    ticks = _share_ticks(every) if is_share else nice_ticks(min(every), max(every))
+    plot = _Plot(mean.x[0], mean.x[-1], ticks[0], ticks[-1])
+    marks = [plot.horizontal(tick, number(tick)) for tick in ticks]
+    marks += [plot.step_label(step) for step in _step_ticks(mean.x[0], mean.x[-1])]
+    if len(mean.x) == 1:
+        marks.append(f'<circle class="dot" cx="{plot.x(mean.x[0])}" cy="{plot.y(mean.y[0])}" r="3"/>')
+    else:
+        edge = [*zip(low.x, low.y, strict=True), *reversed(list(zip(high.x, high.y, strict=True)))]
+        points = " ".join(f"{plot.x(x)},{plot.y(y)}" for x, y in edge)
+        marks.append(f'<polygon class="band" points="{points}"/>')
+        marks.append(plot.path(mean.x, mean.y, "trend"))
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label, quote=True)}">'
+        + "".join(marks)
+        + "</svg>"
+    )

@@ -5,67 +5,124 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from rlvr.errors import EvaluationError, boundary
+from rlvr.errors import EvaluationError, RlvrError, boundary
 from rlvr.evaluation.charts import histogram, interval_bar
 from rlvr.evaluation.headline import Cell, Row, duration, headline
 from rlvr.evaluation.health.watch import Finding, stored_findings
 from rlvr.evaluation.printable import printable_html
 from rlvr.evaluation.report_curves import curves
 from rlvr.evaluation.report_samples import samples
-from rlvr.evaluation.run_folder import RunFolder, open_run
+from rlvr.evaluation.run_folder import Readable, RunFolder, open_run
 from rlvr.evaluation.statistics import is_finite_number
+
+T = TypeVar("T")
 
 # Nothing may be fetched or run, whatever a model wrote.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
-def write_report(run: str | Path) -> Path:
-    """Write `report.html` into a run folder, from whatever is there; returns its path.
+@dataclass(frozen=True, slots=True)
+class WrittenReport:
+    """Where the page lies, and which files of the run could not be read: they are named on it, too."""
+
+    path: Path
+    problems: tuple[str, ...]
+
+
+def write_report(run: str | Path) -> WrittenReport:
+    """Write `report.html` into a run folder, from whatever is there and can be read.
 
     Raises:
         ConfigError: not a run folder.
-        EvaluationError: a file of the run is damaged, or the disk refuses.
+        EvaluationError: the disk refuses.
     """
     folder = open_run(run)
     path = folder.path / "report.html"
+    rendered = render_report(folder)
+    write_page(path, rendered.html)
+    return WrittenReport(path, rendered.problems)
+
+
+def write_page(path: Path, html: str) -> None:
+    """
+    Raises:
+        EvaluationError: the disk refuses.
+    """
     unfinished = path.with_name(path.name + ".tmp")
-    page = render_report(folder)
     with boundary(EvaluationError, f"{path} cannot be written"):
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_text(html, encoding="utf-8")
         os.replace(unfinished, path)
-    return path
 
 
-def render_report(folder: RunFolder) -> str:
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    html: str
+    problems: tuple[str, ...]
+
+
+class Reading:
+    """Reads what can be read, and keeps in words what cannot."""
+
+    def __init__(self) -> None:
+        self.problems: list[str] = []
+
+    def of(self, default: T, read: Callable[[], T]) -> T:
+        try:
+            return read()
+        except RlvrError as error:
+            self.problems.append(str(error))
+            return default
+
+    def metrics(self, folder: RunFolder) -> tuple[dict[str, float], ...]:
+        found = self.of(Readable((), ()), folder.readable_metrics)
+        if found.damaged:
+            lines = ", ".join(map(str, found.damaged[:5])) + (", ..." if len(found.damaged) > 5 else "")
+            self.problems.append(f"{folder.path / 'metrics.jsonl'}: damaged lines are left out ({lines})")
+        return found.rows
+
+
+def render_report(folder: RunFolder) -> Rendered:
     """The whole page. Everything that a model or a file wrote is escaped."""
-    summary, metrics = folder.summary(), folder.metrics()
-    recipe, rows = _recipe(folder), headline(summary)
+    reading = Reading()
+    summary: dict[str, Any] = reading.of({}, folder.summary)
+    metrics = reading.metrics(folder)
+    recipe: dict[str, Any] = reading.of({}, lambda: _recipe(folder))
+    rows = headline(summary)
     title = f"{recipe.get('task', folder.path.name)}"
-    environment = folder.environment()
+    environment: dict[str, Any] = reading.of({}, folder.environment)
+    evaluations: dict[int, dict[str, Any]] = reading.of({}, folder.evaluations)
+    difficulty, shown = _difficulty(reading.of([], folder.solve_rates)), reading.of("", lambda: samples(folder))
     body = [
         f"<h1>{printable_html(title)}</h1>",
         f'<p class="lead">{printable_html(_subtitle(recipe, metrics))}</p>',
+        problems_html(reading.problems),
         _tiles(rows, summary, metrics),
         _health(stored_findings(folder.path / "metrics.jsonl")),
         _table(rows),
-        curves(metrics, folder.evaluations()),
-        _difficulty(folder.solve_rates()),
-        samples(folder),
-        _record("Recipe", folder.config_text()),
+        curves(metrics, evaluations),
+        difficulty,
+        shown,
+        _record("Recipe", reading.of("", folder.config_text)),
         _record("Environment", json.dumps(environment, indent=2) if environment else ""),
         f"<footer>{printable_html(str(folder.path))}</footer>",
     ]
+    return Rendered(page(f"{title} · rlvr", body), tuple(reading.problems))
+
+
+def page(title: str, body: Sequence[str]) -> str:
+    """A page that opens offline and runs nothing; `body` is HTML already."""
     style = files("rlvr.evaluation").joinpath("report.css").read_text(encoding="utf-8")
     head = [
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
-        f"<title>{printable_html(title)} · rlvr</title>",
+        f"<title>{printable_html(title)}</title>",
         f"<style>\n{style}</style>",
     ]
     return "\n".join(
@@ -84,6 +141,14 @@ def render_report(folder: RunFolder) -> str:
             "",
         ]
     )
+
+
+def problems_html(problems: Sequence[str]) -> str:
+    """What could not be read, in words; nothing where all could."""
+    if not problems:
+        return ""
+    lines = "".join(f"<li>{printable_html(problem)}</li>" for problem in problems)
+    return f'<div class="card warn"><b>Not everything could be read; the rest is shown.</b><ul>{lines}</ul></div>'
 
 
 def _recipe(folder: RunFolder) -> dict[str, Any]:

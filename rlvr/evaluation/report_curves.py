@@ -24,43 +24,48 @@ def _small(value: float) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class _Curve:
+class Curve:
     name: str  # in metrics.jsonl
     title: str
     number: Callable[[float], str] = _number
 
+    @property
+    def is_share(self) -> bool:
+        return self.number is _percent
+
 
 # What a person looks at first; everything else that is a number is drawn below, under its own name.
-_FIRST = (
-    _Curve("reward_mean", "Reward"),
-    _Curve("correct_share", "Correct", _percent),
-    _Curve("tokens_mean", "Response length, tokens"),
-    _Curve("truncated_share", "Truncated", _percent),
-    _Curve("unparsed_share", "Without a readable answer", _percent),
-    _Curve("useful_call_share", "With a tool call that worked", _percent),
-    _Curve("calls_mean", "Tool calls per rollout"),
-    _Curve("unscored_share", "Unscored (our fault)", _percent),
-    _Curve("entropy", "Entropy, nats per token"),
-    _Curve("loss", "Loss", _small),
-    _Curve("grad_norm", "Gradient norm"),
-    _Curve("policy_kl", "KL to the sampling policy", _small),
-    _Curve("ref_kl", "KL to the reference", _small),
-    _Curve("kl", "KL", _small),
-    _Curve("clip_share", "Clipped tokens", _percent),
-    _Curve("groups_without_signal", "Groups without signal"),
-    _Curve("lr", "Learning rate", _small),
-    _Curve("time_tokens_per_s", "Tokens per second"),
-    _Curve("tokens_per_s", "Tokens per second"),
+FIRST = (
+    Curve("reward_mean", "Reward"),
+    Curve("correct_share", "Correct", _percent),
+    Curve("tokens_mean", "Response length, tokens"),
+    Curve("truncated_share", "Truncated", _percent),
+    Curve("held_out_pass@1", "Held-out pass@1, before each step", _percent),
+    Curve("unparsed_share", "Without a readable answer", _percent),
+    Curve("useful_call_share", "With a tool call that worked", _percent),
+    Curve("calls_mean", "Tool calls per rollout"),
+    Curve("unscored_share", "Unscored (our fault)", _percent),
+    Curve("entropy", "Entropy, nats per token"),
+    Curve("loss", "Loss", _small),
+    Curve("grad_norm", "Gradient norm"),
+    Curve("policy_kl", "KL to the sampling policy", _small),
+    Curve("ref_kl", "KL to the reference", _small),
+    Curve("kl", "KL", _small),
+    Curve("clip_share", "Clipped tokens", _percent),
+    Curve("groups_without_signal", "Groups without signal"),
+    Curve("lr", "Learning rate", _small),
+    Curve("time_tokens_per_s", "Tokens per second"),
+    Curve("tokens_per_s", "Tokens per second"),
 )
 
 
 def curves(metrics: Sequence[Mapping[str, float]], evaluations: Mapping[int, Mapping[str, Any]]) -> str:
     """All curves as HTML: held-out pass@k where it was measured on the way, the usual ones, and the rest folded away."""
     first = _held_out(evaluations)
-    first += [_figure(curve, found) for curve in _FIRST if (found := _series(metrics, curve.name)) is not None]
-    known = {curve.name for curve in _FIRST} | {"step"}
+    first += [_figure(curve, found) for curve in FIRST if (found := series_of(metrics, curve.name)) is not None]
+    known = {curve.name for curve in FIRST} | {"step"}
     others = sorted({name for row in metrics for name in row} - known)
-    rest = [_figure(_Curve(name, name), found) for name in others if (found := _series(metrics, name)) is not None]
+    rest = [_figure(Curve(name, name), found) for name in others if (found := series_of(metrics, name)) is not None]
     if not first and not rest:
         return ""
     page = f'<h2>Over the run</h2><section class="charts">{"".join(first)}</section>'
@@ -72,7 +77,7 @@ def curves(metrics: Sequence[Mapping[str, float]], evaluations: Mapping[int, Map
     return page
 
 
-def _series(metrics: Sequence[Mapping[str, float]], name: str) -> Series | None:
+def series_of(metrics: Sequence[Mapping[str, float]], name: str) -> Series | None:
     points = [(row.get("step", float(index)), row[name]) for index, row in enumerate(metrics, start=1) if name in row]
     if not points:
         return None
@@ -90,7 +95,7 @@ def _held_out(evaluations: Mapping[int, Mapping[str, Any]]) -> list[str]:
         points = [(float(step), _mean(found.get(name))) for step, found in sorted(evaluations.items())]
         known = [(step, mean) for step, mean in points if mean is not None]
         xs, ys = zip(*known, strict=True)
-        figures.append(_figure(_Curve(name, f"Held-out {name}", _percent), Series(xs, ys)))
+        figures.append(_figure(Curve(name, f"Held-out {name}", _percent), Series(xs, ys)))
     return figures
 
 
@@ -99,10 +104,10 @@ def _mean(value: Any) -> float | None:
     return float(mean) if mean is not None and is_finite_number(mean) else None
 
 
-def _figure(curve: _Curve, series: Series) -> str:
+def _figure(curve: Curve, series: Series) -> str:
     title = printable_html(curve.title)
     return (
         f'<figure class="card"><figcaption><span class="name">{title}</span>'
         f'<span class="last">{printable_html(curve.number(series.y[-1]))}</span></figcaption>'
-        f"{line_chart(series, f'{curve.title} over steps', curve.number, is_share=curve.number is _percent)}</figure>"
+        f"{line_chart(series, f'{curve.title} over steps', curve.number, is_share=curve.is_share)}</figure>"
     )

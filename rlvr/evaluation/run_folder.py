@@ -19,6 +19,14 @@ _STEP_FILE = re.compile(r"step-(\d+)\.jsonl(\.gz)?")
 
 
 @dataclass(frozen=True, slots=True)
+class Readable:
+    """The rows of metrics.jsonl that can be read, and the numbers of the lines that cannot."""
+
+    rows: tuple[dict[str, float], ...]
+    damaged: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunFolder:
     """Opened with `open_run`; everything is read when it is asked for."""
 
@@ -54,6 +62,29 @@ class RunFolder:
                 row = json.loads(line)
                 rows.append({name: value for name, value in row.items() if is_finite_number(value)})
         return rows
+
+    def readable_metrics(self) -> Readable:
+        """As `metrics`, without the lines that are damaged, which a crash or another hand may leave; says which they are.
+
+        Raises:
+            EvaluationError: the disk refuses.
+        """
+        path = self.path / "metrics.jsonl"
+        if not path.is_file():
+            return Readable((), ())
+        with boundary(EvaluationError, f"{path} cannot be read"):
+            text = path.read_text(encoding="utf-8", errors="replace")
+        rows, damaged = [], []
+        for number, line in enumerate(text.splitlines(), start=1):
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError:
+                row = None
+            if isinstance(row, dict):
+                rows.append({name: value for name, value in row.items() if is_finite_number(value)})
+            else:
+                damaged.append(number)
+        return Readable(tuple(rows), tuple(damaged))
 
     def steps(self) -> list[int]:
         """Training steps whose rollouts are stored, in order."""

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from rlvr.errors import ConfigError, EvaluationError
+from rlvr.errors import ConfigError
 from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
 from rlvr.evaluation.report import write_report
 from rlvr.evaluation.report_samples import kind_of
@@ -81,7 +81,7 @@ def parsed(page: str) -> Tags:
 
 
 def test_the_report_shows_the_gain_the_curves_and_the_rollouts(run: Path) -> None:
-    page = write_report(run).read_text(encoding="utf-8")
+    page = write_report(run).path.read_text(encoding="utf-8")
     tags = parsed(page)
     assert "30.0 % →</span> 90.0 %" in page
     assert "+60.0" in page
@@ -94,7 +94,7 @@ def test_the_report_shows_the_gain_the_curves_and_the_rollouts(run: Path) -> Non
 
 
 def test_nothing_in_the_report_can_run_or_be_fetched(run: Path) -> None:
-    page = write_report(run).read_text(encoding="utf-8")
+    page = write_report(run).path.read_text(encoding="utf-8")
     tags = parsed(page)
     assert not {tag for tag, _ in tags.seen} & {"script", "img", "link", "iframe", "object", "a", "form"}
     assert not any(name.startswith("on") or name in ("src", "href") for _, attrs in tags.seen for name in attrs)
@@ -110,7 +110,7 @@ def test_nothing_in_the_report_can_run_or_be_fetched(run: Path) -> None:
 def test_a_run_that_has_only_begun_has_a_report(tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text('model = "base"\ntask = "sums"\n')
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "lo')
-    page = write_report(tmp_path).read_text(encoding="utf-8")
+    page = write_report(tmp_path).path.read_text(encoding="utf-8")
     parsed(page)
     assert "Loss" in page
     assert "Before and after" not in page
@@ -121,12 +121,12 @@ def test_three_held_out_measurements_make_a_curve(run: Path) -> None:
     for step, mean in ((0, 0.3), (20, 0.6), (40, 0.9)):
         content = {"held-out": {"pass@1": {"mean": mean}}, "harder": {"pass@1": {"mean": 0.0}}}
         (run / "evaluations" / f"step-{step:06d}.json").write_text(json.dumps(content))
-    assert "Held-out pass@1" in write_report(run).read_text(encoding="utf-8")
+    assert "Held-out pass@1" in write_report(run).path.read_text(encoding="utf-8")
 
 
 def test_writing_again_replaces_the_report_whole(run: Path) -> None:
-    first = write_report(run).read_bytes()
-    assert write_report(run).read_bytes() == first
+    first = write_report(run).path.read_bytes()
+    assert write_report(run).path.read_bytes() == first
     assert not list(run.glob("*.tmp"))
 
 
@@ -141,10 +141,30 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
     ("name", "content"),
     [("metrics.jsonl", "{}\nnonsense\n{}\n"), ("summary.json", "[1]"), ("summary.json", "{"), ("config.toml", "= 1")],
 )
-def test_damaged_files_are_named(run: Path, name: str, content: str) -> None:
+def test_damaged_files_are_named_and_the_rest_is_shown(run: Path, name: str, content: str) -> None:
     (run / name).write_text(content)
-    with pytest.raises(EvaluationError, match=re.escape(name)):
-        write_report(run)
+    written = write_report(run)
+    (problem,) = written.problems
+    page = written.path.read_text()
+    assert name in problem
+    assert "the rest is shown" in page
+    assert "Sample rollouts" in page
+
+
+def test_a_damaged_file_of_rollouts_leaves_the_curves(run: Path) -> None:
+    file = run / "rollouts" / "step-000040.jsonl.gz"
+    file.write_bytes(file.read_bytes()[:40])
+    written = write_report(run)
+    assert "step-000040" in written.problems[0]
+    assert "Over the run" in written.path.read_text()
+
+
+def test_half_a_line_leaves_the_other_steps(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    path.write_text(path.read_text() + '{"step": 41, "rewa')
+    written = write_report(run)
+    assert "damaged lines are left out (41)" in written.problems[0]
+    assert "40 of 40 steps" in written.path.read_text()
 
 
 def test_steps_and_their_rollouts_are_found(run: Path) -> None:
@@ -164,9 +184,9 @@ def test_the_kind_of_a_rollout_says_what_matters_most() -> None:
 
 
 def test_the_difficulty_of_the_problems_is_drawn_where_the_run_knows_it(run: Path) -> None:
-    assert "Difficulty" not in write_report(run).read_text()
+    assert "Difficulty" not in write_report(run).path.read_text()
     pq.write_table(pa.table({"id": ["a", "b", "c"], "mean": [0.03, 0.5, 0.97]}), run / "solve_rates.parquet")
-    page = write_report(run).read_text()
+    page = write_report(run).path.read_text()
     assert "Difficulty at the end" in page
     heights = [float(height) for height in re.findall(r'class="bar" .*?height="([0-9.]+)"', page)]
     assert [height > 0 for height in heights] == [True, *[False] * 4, True, *[False] * 3, True]
@@ -174,5 +194,4 @@ def test_the_difficulty_of_the_problems_is_drawn_where_the_run_knows_it(run: Pat
 
 def test_a_damaged_file_of_solve_rates_is_named(run: Path) -> None:
     (run / "solve_rates.parquet").write_bytes(b"PAR1")
-    with pytest.raises(EvaluationError, match=r"solve_rates\.parquet cannot be read"):
-        write_report(run)
+    assert "solve_rates.parquet cannot be read" in write_report(run).problems[0]

@@ -101,7 +101,7 @@ def test_the_report_shows_what_the_rules_said(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text(text)
     (found,) = stored_findings(tmp_path / "metrics.jsonl")
     assert (found.rule, found.step, found.stops) == ("clipped_tokens", 2, True)
-    page = write_report(tmp_path).read_text()
+    page = write_report(tmp_path).path.read_text()
     assert "50% of &lt;tokens&gt; are clipped" in page
     assert "step 2: p #1" in page
 
