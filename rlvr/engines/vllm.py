@@ -16,10 +16,11 @@ from rlvr.engines.requests import check_prompt, check_sampling, model_context
 from rlvr.engines.vllm_gap import LIMITS, Gap, Probes, check, measure
 from rlvr.engines.vllm_local import LocalReplica, LocalSetup
 from rlvr.engines.vllm_pool import Pool, Replica
-from rlvr.engines.vllm_request import Request
+from rlvr.engines.vllm_request import Request, Weights
 from rlvr.engines.vllm_servers import Expected, ServerReplica, addresses
 from rlvr.engines.vllm_thread import LoopThread
-from rlvr.engines.vllm_weights import WeightsFolder
+from rlvr.engines.vllm_transfer import TRAINER_SIDES
+from rlvr.engines.vllm_weights import WeightsFolder, checkpoint_tensors
 from rlvr.errors import ConfigError, EngineError, boundary
 from rlvr.types import JSON, Completion, Sampling
 
@@ -31,9 +32,10 @@ class VllmSettings:
     """`engine.args` that are rlvr's own; all others are vLLM's engine arguments."""
 
     gap_limit: float | None = None  # mean |logprob gap| to the trainer's model; None: 1e-3 in fp32, 0.15 in bf16
+    weights: Literal["file", "ipc"] = "file"  # their way to vLLM; ipc: from GPU memory to GPU memory, colocated
     restarts: int = 3  # how often an instance that died is brought back
     folder: str | None = None  # for weights on their way; servers on other machines need one that they share
-    request_s: float = 3600.0  # a server that answers nothing for so long is taken for dead
+    request_s: float = 3600.0  # an instance that has not answered after so long, waiting included, is taken for dead
     start_s: float = 120.0  # how long a server that was lost may take to come back
 
 
@@ -75,6 +77,7 @@ class VllmEngine:
             raise EngineError(f"engine max_rows = {max_rows}; set it to 1 or more")
         own, arguments = _split(settings)
         _check_machine(bool(url), arguments)
+        _check_route(own, bool(url), next(model.parameters()).device)
         self.policy_version = 0
         wanted = max_context or arguments.get("max_model_len")
         self.max_context = model_context(getattr(model.config, "max_position_embeddings", None), wanted)
@@ -87,11 +90,12 @@ class VllmEngine:
         self._probes = Probes(vocabulary=self._vocabulary, max_context=self.max_context, end_ids=tuple(sorted(self.eos_ids)))
         self._in_flight = 0
         self._folder = WeightsFolder(own.folder)
+        self._has_file = own.weights == "file"
         self._thread = LoopThread("rlvr-vllm")
-        replicas = self._servers(addresses(url), own, max_rows) if url else [self._local(tokenizer, max_rows, arguments)]
+        replicas = self._servers(addresses(url), own, max_rows) if url else [self._local(tokenizer, max_rows, own, arguments)]
         self._pool = Pool(replicas, restarts=own.restarts)
         try:
-            self._thread.run(self._pool.start(self._folder.write(model, _DTYPES[precision])))
+            self._thread.run(self._pool.start(self._weights()))
             self.start_gap = self._measure_gap()
         except BaseException:
             self._close()
@@ -135,8 +139,7 @@ class VllmEngine:
         if self._in_flight:
             raise EngineError(f"weights cannot change while {self._in_flight} requests are in flight; await them first")
         started = time.perf_counter()
-        weights = self._folder.write(self._model, _DTYPES[self._precision])
-        self._thread.run(self._pool.load(weights))
+        self._thread.run(self._pool.load(self._weights()))
         gap = self._measure_gap()
         self.policy_version += 1
         return WeightUpdate(gap.mean, gap.largest, time.perf_counter() - started, self._pool.restarts)
@@ -144,6 +147,11 @@ class VllmEngine:
     async def close(self) -> None:
         """End the colocated vLLM and forget servers. Harmless the second time."""
         self._close()
+
+    def _weights(self) -> Weights:
+        if self._has_file:
+            return self._folder.write(self._model, _DTYPES[self._precision])
+        return self._folder.name_only()
 
     def _measure_gap(self) -> Gap:
         """The largest gap of all instances.
@@ -160,7 +168,7 @@ class VllmEngine:
             raise EngineError("every instance of vLLM was lost right after it took over the weights")
         return max(gaps.values(), key=lambda gap: gap.mean)
 
-    def _local(self, tokenizer: Any, max_rows: int, arguments: dict[str, JSON]) -> Replica:
+    def _local(self, tokenizer: Any, max_rows: int, own: VllmSettings, arguments: dict[str, JSON]) -> Replica:
         folder = self._folder.path / "model"
         base = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model
         with boundary(EngineError, f"writing the model's config for vLLM to {folder}"):
@@ -179,6 +187,9 @@ class VllmEngine:
             kv_bytes=_kv_bytes(base.config, self._precision) * self.max_context,
             has_tokenizer=tokenizer is not None,
             arguments=arguments,
+            tensors=lambda: checkpoint_tensors(self._model, _DTYPES[self._precision]),
+            request_s=own.request_s,
+            weights=own.weights,
         )
         return LocalReplica(setup)
 
@@ -215,6 +226,16 @@ def _check_machine(is_remote: bool, arguments: dict[str, JSON]) -> None:  # noqa
     if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
         raise ConfigError(
             "engine 'vllm' serves one trainer process, but this run has several; start one, or use engine.name=native"
+        )
+
+
+def _check_route(own: VllmSettings, is_remote: bool, device: torch.device) -> None:  # noqa: FBT001
+    if own.weights not in ("file", *TRAINER_SIDES):
+        raise ConfigError(f"engine.args.weights = {own.weights!r}; choose file or {', '.join(TRAINER_SIDES)}")
+    if own.weights != "file" and (is_remote or device.type != "cuda"):
+        where = "a server" if is_remote else f"a model on {device.type}"
+        raise ConfigError(
+            f"engine.args.weights = {own.weights!r} is for vLLM on the trainer's own GPU, not for {where}; use file"
         )
 
 

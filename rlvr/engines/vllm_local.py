@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import itertools
 import os
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
@@ -14,12 +14,14 @@ from typing import Any
 import torch
 
 from rlvr.engines.vllm_request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights
+from rlvr.engines.vllm_transfer import Sender
 from rlvr.errors import ConfigError, EngineError, boundary
 from rlvr.types import JSON
 
 _WORKER = "rlvr.engines.vllm_worker"
 _OURS = ("model", "load_format", "logprobs_mode", "generation_config", "worker_extension_cls", "weight_transfer_config")
 _SHUTDOWN_S = 5.0
+_LOAD_S = 900.0
 _SMALLEST_CACHE, _LARGEST_CACHE = 2**27, 2**32  # bytes, on the CPU, where nothing is asked for
 
 
@@ -35,6 +37,9 @@ class LocalSetup:
     kv_bytes: int  # of the longest sequence, in the cache
     has_tokenizer: bool
     arguments: Mapping[str, JSON]  # the user's, by the names of vLLM's engine arguments
+    tensors: Callable[[], Mapping[str, torch.Tensor]]  # the policy's present weights, for routes without a file
+    request_s: float  # an engine that has not answered after so long is taken for dead
+    weights: str = "file"  # the route that they take: "file", or a backend of `vllm_transfer`
 
 
 class LocalReplica:
@@ -44,6 +49,7 @@ class LocalReplica:
         self.name = "the colocated vLLM"
         self._setup = setup
         self._engine: Any = None
+        self._sender: Sender | None = None
         self._ids = itertools.count()
 
     async def start(self) -> None:
@@ -53,11 +59,12 @@ class LocalReplica:
         await self.close()
         with (
             boundary(EngineError, f"vLLM did not start; what it said is above (set VLLM_LOGGING_LEVEL=INFO for more). {_ADVICE}"),
-            _environment(self._setup.device),
+            _environment(self._setup),
         ):
             arguments = AsyncEngineArgs(**engine_arguments(self._setup))
             # It imports, forks and waits: everything else in this loop is to go on meanwhile.
             self._engine = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
+        self._sender = None if self._setup.weights == "file" else self.sender(self._setup.weights)
 
     async def draw(self, request: Request) -> Draw:
         from vllm import SamplingParams, TokensPrompt
@@ -66,7 +73,7 @@ class LocalReplica:
         engine = self._living()
         settings = SamplingParams(**request.settings(), output_kind=RequestOutputKind.FINAL_ONLY)
         final: Any = None
-        async with self._losses_noticed("sampling"):
+        async with self._losses_noticed("sampling", self._setup.request_s):
             (prompt,) = await engine.renderer.render_cmpl_async([TokensPrompt(prompt_token_ids=list(request.prompt))])
             async for output in engine.generate(prompt, settings, f"rlvr-{next(self._ids)}"):
                 final = output
@@ -83,13 +90,21 @@ class LocalReplica:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         engine = self._living()
-        async with self._losses_noticed(f"taking over weights {weights.version}"):
-            await engine.start_weight_update()
-            await engine.update_weights(WeightTransferUpdateRequest({"path": weights.path}))
-            await engine.finish_weight_update(weights.version)
+        async with self._losses_noticed(f"taking over weights {weights.version}", _LOAD_S):
+            if self._sender is not None:
+                await asyncio.to_thread(self._sender.send)
+                await engine.update_weight_version(weights.version)
+            else:
+                await engine.start_weight_update()
+                await engine.update_weights(WeightTransferUpdateRequest({"path": weights.path}))
+                await engine.finish_weight_update(weights.version)
             # What was computed with other weights would be read for the same prompts, without an error.
             if not await engine.reset_prefix_cache():
                 raise EngineError("vLLM could not empty its prefix cache after an update: requests are still in flight")
+
+    def sender(self, backend: str) -> Sender:
+        """For the engine that runs now; called in its loop."""
+        return Sender(backend, self._setup.tensors, self._living(), asyncio.get_running_loop(), self._setup.device)
 
     async def close(self) -> None:
         engine, self._engine = self._engine, None
@@ -109,14 +124,17 @@ class LocalReplica:
         return self._engine
 
     @contextlib.asynccontextmanager
-    async def _losses_noticed(self, doing: str) -> AsyncIterator[None]:
-        """Tell an engine that died from a request that it refuses."""
+    async def _losses_noticed(self, doing: str, limit_s: float) -> AsyncIterator[None]:
+        """Tell an engine that died, or hangs, from a request that it refuses."""
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             with boundary(EngineError, f"vLLM, {doing}"):
-                yield
+                async with asyncio.timeout(limit_s):
+                    yield
         except EngineError as error:
+            if isinstance(error.__cause__, TimeoutError):
+                raise ReplicaLostError(f"{self.name} did not answer within {limit_s:g} s while {doing}") from error
             if isinstance(error.__cause__, EngineDeadError) or self._engine is None or self._engine.errored:
                 raise ReplicaLostError(f"{self.name} died while {doing}") from error
             raise
@@ -161,7 +179,7 @@ def engine_arguments(setup: LocalSetup) -> dict[str, JSON]:
         "logprobs_mode": LOGPROBS_MODE,
         "generation_config": "vllm",  # nobody's defaults over the recipe's sampling
         "worker_extension_cls": f"{_WORKER}.Worker",
-        "weight_transfer_config": WeightTransferConfig(backend="rlvr_file"),
+        "weight_transfer_config": WeightTransferConfig(backend="rlvr_file" if setup.weights == "file" else setup.weights),
     }
     return {**suggested, **setup.arguments, **ours}
 
@@ -179,9 +197,13 @@ def _close(name: str, known: list[str]) -> str:
 
 
 @contextmanager
-def _environment(device: torch.device) -> Iterator[None]:
+def _environment(setup: LocalSetup) -> Iterator[None]:
     """What vLLM and its processes read from the environment when they start. What the user has set stays."""
     wanted = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
+    device = setup.device
+    if setup.weights != "file":
+        # Handles to GPU memory are Python objects; they go from this process to its own children alone.
+        wanted["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
     if device.type == "cpu":
         wanted |= {
             "OMP_NUM_THREADS": str(torch.get_num_threads()),

@@ -83,10 +83,8 @@ class WeightsFolder:
         """
         from safetensors.torch import save_file
 
-        # No other run has a folder of this name, so that a server that another run uses, too, is found out.
-        version = f"{self.path.name}-{self._written}"
+        version = self._next_version()
         path = self.path / f"{version}.safetensors"
-        self._written += 1
         tensors = {name: tensor.cpu().contiguous() for name, tensor in checkpoint_tensors(model, dtype).items()}
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if size > shutil.disk_usage(self.path).free:
@@ -100,6 +98,15 @@ class WeightsFolder:
         if before is not None:
             before.unlink(missing_ok=True)
         return Weights(str(path), version)
+
+    def name_only(self) -> Weights:
+        """The name of the next weights, where they go another way."""
+        return Weights("", self._next_version())
+
+    def _next_version(self) -> str:
+        """No other run has a folder of this name, so that a server that another run uses, too, is found out."""
+        self._written += 1
+        return f"{self.path.name}-{self._written}"
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)

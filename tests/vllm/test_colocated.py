@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 
+from rlvr.engines import vllm_transfer
 from rlvr.errors import ContextFullError, EngineError
 from rlvr.types import FinishReason, Sampling
 
@@ -213,3 +214,23 @@ def replica(pair: Pair) -> Any:
 def asynchronous_llm(pair: Pair) -> Any:
     """vLLM's own engine, to look at and to sabotage."""
     return replica(pair)._engine
+
+
+def test_weights_can_go_through_the_trainers_side_of_one_of_vllms_backends(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that need no file need a GPU; a stand-in that needs none is driven the same way, against the same engine."""
+    from . import stand_in
+
+    monkeypatch.setitem(vllm_transfer.TRAINER_SIDES, "stand_in", f"{stand_in.__name__}:InitInfo")
+
+    async def send() -> None:
+        sender = replica(pair).sender("stand_in")
+        await asyncio.to_thread(sender.send)
+        await asynchronous_llm(pair).reset_prefix_cache()
+
+    perturb(pair.model, 6)
+    before = generate(pair.vllm, [(prompts(pair.model, 1)[0], GREEDY)])
+    pair.vllm._thread.run(send())
+    pair.native.update_weights()
+    assert stand_in.rounds == ["init", "start", "update", "finish"]
+    agree(pair, [(prompt, GREEDY) for prompt in prompts(pair.model, 12)])
+    assert generate(pair.vllm, [(prompts(pair.model, 1)[0], GREEDY)])[0].logprobs != before[0].logprobs

@@ -219,3 +219,17 @@ def test_training_in_several_processes_is_refused(monkeypatch: pytest.MonkeyPatc
     finally:
         monkeypatch.undo()
         torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize(
+    ("url", "route", "message"),
+    [
+        (None, "nccl", r"engine\.args\.weights = 'nccl'; choose file or ipc"),
+        (None, "ipc", "is for vLLM on the trainer's own GPU, not for a model on cpu; use file"),
+        ("http://a", "ipc", "not for a server; use file"),
+    ],
+)
+def test_a_route_for_weights_that_cannot_be_is_refused(url: str | None, route: str, message: str, monkeypatch: Any) -> None:
+    monkeypatch.setattr("rlvr.engines.vllm.find_spec", lambda name: object())
+    with pytest.raises(ConfigError, match=message):
+        VllmEngine(build(), None, url=url, weights=route)
