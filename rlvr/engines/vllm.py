@@ -140,6 +140,7 @@ class VllmEngine:
             raise EngineError(f"weights cannot change while {self._in_flight} requests are in flight; await them first")
         started = time.perf_counter()
         self._thread.run(self._pool.load(self._weights()))
+        self._folder.keep_newest()
         gap = self._measure_gap()
         self.policy_version += 1
         return WeightUpdate(gap.mean, gap.largest, time.perf_counter() - started, self._pool.restarts)

@@ -180,12 +180,15 @@ class Pool:
 
     async def _start(self, member: _Member) -> None:
         await member.replica.start()
-        while True:
+        weights: Weights | None = None
+        while weights is not self._weights:  # there may be an update meanwhile
             weights = self._weights
             assert weights is not None
-            await member.replica.load(weights)
-            if weights is self._weights:  # else there was an update meanwhile
-                break
+            try:
+                await member.replica.load(weights)
+            except EngineError:
+                if weights is self._weights:
+                    raise
         member.is_ready = True
 
     async def _load(self, member: _Member, weights: Weights) -> None:

@@ -72,11 +72,11 @@ class WeightsFolder:
         with boundary(ConfigError, f"engine.args.folder = {str(parent)!r} cannot be used for weights"):
             self.path = Path(tempfile.mkdtemp(prefix="rlvr-vllm-", dir=parent))
             self.path.chmod(0o755)
-        self._current: Path | None = None
+        self._files: list[Path] = []  # the newest last
         self._written = 0
 
     def write(self, model: Any, dtype: torch.dtype) -> Weights:
-        """The model's present weights as a file; the one before it is removed.
+        """The model's present weights as a file, beside earlier ones.
 
         Raises:
             EngineError: no room, or a model that cannot be written.
@@ -94,10 +94,14 @@ class WeightsFolder:
             )
         with boundary(EngineError, f"writing the policy's weights to {path}"):
             save_file(tensors, path, metadata={"format": "pt"})
-        before, self._current = self._current, path
-        if before is not None:
-            before.unlink(missing_ok=True)
+        self._files.append(path)
         return Weights(str(path), version)
+
+    def keep_newest(self) -> None:
+        """Remove what no instance reads any more."""
+        for path in self._files[:-1]:
+            path.unlink(missing_ok=True)
+        del self._files[:-1]
 
     def name_only(self) -> Weights:
         """The name of the next weights, where they go another way."""

@@ -114,7 +114,10 @@ def test_weights_travel_as_a_checkpoint_has_them(tmp_path: Path, tied: bool) -> 
     second = folder.write(model, torch.bfloat16)
     assert {tensor.dtype for tensor in load_file(second.path).values()} == {torch.bfloat16}
     assert first.version != second.version
+    assert Path(first.path).exists()  # an instance may be reading it
+    folder.keep_newest()
     assert not Path(first.path).exists()
+    assert Path(second.path).exists()
     folder.remove()
     assert not Path(second.path).exists()
 

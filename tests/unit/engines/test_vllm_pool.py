@@ -160,6 +160,27 @@ def test_weights_that_come_while_a_replica_starts_are_not_missed() -> None:
     assert slow.version == "run-2"
 
 
+def test_weights_that_are_gone_because_newer_ones_came_are_no_reason_to_give_a_replica_up() -> None:
+    class Late(Scripted):
+        async def load(self, weights: Weights) -> None:
+            if self.log.count("start") == 2 and weights is FIRST:
+                await asyncio.sleep(0.02)
+                raise EngineError("no such file")
+            await super().load(weights)
+
+    late, other = Late("late", losses=1), Scripted("other")
+
+    async def work(pool: Pool) -> None:
+        await asyncio.gather(pool.draw(REQUEST), pool.draw(REQUEST))
+        await asyncio.sleep(0.01)
+        await pool.load(SECOND)
+        await asyncio.sleep(0.05)
+        assert set(await pool.draw_on_each([REQUEST])) == {"late", "other"}
+
+    with_pool([late, other], work)
+    assert late.version == "run-2"
+
+
 def test_a_replica_that_cannot_start_at_the_beginning_ends_it_all() -> None:
     with pytest.raises(EngineError, match="b does not start"):
         with_pool([Scripted("a"), Scripted("b", starts=0)], lambda pool: asyncio.sleep(0))
