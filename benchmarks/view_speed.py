@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -207,6 +208,12 @@ def end(asked: Asked) -> None:
     asked.process.wait(timeout=60)
 
 
+def cpu_s(asked: Asked) -> float:
+    """Seconds of processor time of the server so far."""
+    fields = Path(f"/proc/{asked.process.pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def peak_mb(asked: Asked) -> float:
     status = Path(f"/proc/{asked.process.pid}/status").read_text()
     return float(status.partition("VmHWM:")[2].split()[0]) / 1024
@@ -216,21 +223,32 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="rlvr view --web at many rollouts")
     parser.add_argument("--rollouts", type=int, default=1_000_000)
     parser.add_argument("--folder", type=Path, help="where the synthetic run is, or is to be kept")
+    parser.add_argument(
+        "--keep-index", action="store_true", help="use the index of an earlier measurement, which is not made again"
+    )
     args = parser.parse_args()
     if args.rollouts < 2 * PER_STEP:
         parser.error(f"--rollouts {args.rollouts}: at least {2 * PER_STEP} are needed")
     with tempfile.TemporaryDirectory(prefix="rlvr-view-speed-") as temporary:
-        return measure(args.folder or Path(temporary) / "run", args.rollouts)
+        return measure(args.folder or Path(temporary) / "run", args.rollouts, keep_index=args.keep_index)
 
 
-def measure(folder: Path, rollouts: int) -> int:
-    write_run(folder, rollouts)
+def measure_index(folder: Path, rollouts: int) -> float:
+    """Milliseconds of the first page while nothing is indexed; prints how long the index takes."""
     for index in (folder / ".view").glob("*"):
         index.unlink()
     asked = start(folder)
     cold_ms = asked.first_page_ms()
-    index_s = asked.wait_until_indexed()
+    index_s, index_cpu_s = asked.wait_until_indexed(), cpu_s(asked)
     end(asked)
+    print(f"{'first page, nothing indexed':<34} {cold_ms:8.0f} ms   limit {FIRST_PAGE_MS:.0f}")
+    print(f"{'index made, in the background':<34} {index_s:8.1f} s    {rollouts / index_cpu_s:,.0f} rollouts per CPU-second")
+    return cold_ms
+
+
+def measure(folder: Path, rollouts: int, *, keep_index: bool) -> int:
+    write_run(folder, rollouts)
+    cold_ms = 0.0 if keep_index else measure_index(folder, rollouts)
 
     began = time.perf_counter()
     asked = start(folder)
@@ -240,21 +258,23 @@ def measure(folder: Path, rollouts: int) -> int:
     pages_ms = [asked.first_page_ms() for _ in range(REPETITIONS)]
     total = asked.rollouts({})[0]["total"]
     print(f"{total:,} rollouts in {rollouts // PER_STEP:,} files")
-    print(f"{'first page, nothing indexed':<34} {cold_ms:8.0f} ms   limit {FIRST_PAGE_MS:.0f}")
     print(f"{'first page, second start':<34} {warm_ms:8.0f} ms   limit {FIRST_PAGE_MS:.0f}")
     print(f"{'first page, median of ' + str(REPETITIONS):<34} {statistics.median(pages_ms):8.0f} ms   limit {FIRST_PAGE_MS:.0f}")
-    print(f"{'index made, in the background':<34} {index_s:8.1f} s    {total / max(index_s, 1e-9):,.0f} rollouts/s")
     print(f"{'index read, second start':<34} {loaded_s:8.1f} s    the process answers after {ready_s:.2f} s")
     is_slow = max(cold_ms, warm_ms, statistics.median(pages_ms)) > FIRST_PAGE_MS or total != rollouts
     for name, filters in FILTERS.items():
         limit = {**filters, "limit": "100"}
+        before_s = cpu_s(asked)
         found, first_ms, answers = asked.rollouts(limit)
+        spent_ms = 1e3 * (cpu_s(asked) - before_s)
         began = time.perf_counter()
         asked.rollouts(limit)
         again_ms = 1e3 * (time.perf_counter() - began)
         is_slow |= first_ms > FILTER_MS
         parts = f", {answers} answers" if answers > 1 else ""
-        print(f"{name:<34} {first_ms:8.0f} ms   again {again_ms:.0f} ms   {found['total']:,} found{parts}")
+        print(
+            f"{name:<34} {first_ms:8.0f} ms   CPU {spent_ms:.0f} ms   again {again_ms:.0f} ms   {found['total']:,} found{parts}"
+        )
     memory_mb = peak_mb(asked)
     end(asked)
     began = time.perf_counter()

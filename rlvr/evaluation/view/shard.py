@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
 from io import BufferedReader
@@ -59,14 +60,16 @@ class Shard:
         with boundary(EvaluationError, f"{self.path} cannot be read"), self.path.open("rb") as file:
             file.seek(self.texts_at)
             texts = file.read()
-        ends, hits = self.text_ends, np.zeros(len(self.text_ends), dtype=bool)
+        ends, hits, owner = self.text_ends.tolist(), np.zeros(len(self.text_ends), dtype=bool), 0
+        owners = []
         found = texts.find(needle)
         while found >= 0:
-            owner = int(ends.searchsorted(found, side="right"))
+            owner = bisect_right(ends, found, owner)  # a list and its bisect are faster here than numpy's, one at a time
             if owner >= len(ends):
                 break
-            hits[owner] = True
-            found = texts.find(needle, int(ends[owner]))
+            owners.append(owner)
+            found = texts.find(needle, ends[owner])
+        hits[owners] = True
         of_problem, of_row = hits[: len(self.problems)], hits[len(self.problems) :]
         chosen: npt.NDArray[np.bool_] = of_row | of_problem[self.rows["problem"]] if len(self.problems) else of_row
         return chosen
