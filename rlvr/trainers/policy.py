@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rlvr.errors import TrainingError, boundary
 from rlvr.trainers.attention import attention_over, can_join, checkpoint_contexts
+from rlvr.trainers.head import chunked_logprobs
 from rlvr.trainers.packing import JoinedTokens, PackedRows, join, pack
 
 # Logits of more elements than this are recomputed in the backward pass instead of being kept.
@@ -293,7 +294,7 @@ def _token_logprobs(
     keep_logits: int,
 ) -> tuple[Tensor, Tensor | None]:
     """[N] log-probabilities of `targets` (and entropies) in chunks, so that [N, V] is not kept for large vocabularies."""
-    vocabulary = picked.shape[-1] if head is None else head.weight.shape[0]  # type: ignore[index]
+    vocabulary: int = picked.shape[-1] if head is None else head.weight.shape[0]  # type: ignore[index, assignment]
     count = picked.shape[0]
 
     def chunk(inputs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,14 +309,24 @@ def _token_logprobs(
 
     if count * vocabulary <= keep_logits:
         logprobs, entropies = chunk(picked, targets)
+        return logprobs, entropies if entropy else None
+    size = max(1, keep_logits // 2 // vocabulary)
+    if type(head) is nn.Linear and getattr(head, "bias", None) is None and not (entropy and entropy_gradient):
+        dtype = _product_dtype(picked)
+        logprobs, entropies = chunked_logprobs(picked, head.weight, targets, temperature, rows=size, entropy=entropy, dtype=dtype)
     else:
-        size = max(1, keep_logits // 2 // vocabulary)
         parts = [
             checkpoint(chunk, picked[start : start + size], targets[start : start + size], use_reentrant=False)
             for start in range(0, count, size)
         ]
         logprobs, entropies = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
     return logprobs, entropies if entropy else None
+
+
+def _product_dtype(values: Tensor) -> torch.dtype:
+    """In which type a matrix product of `values` is made here."""
+    kind = values.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else values.dtype
 
 
 def _precise(values: Tensor) -> Tensor:

@@ -190,13 +190,16 @@ def test_attention_is_the_models_own_again_even_after_an_error() -> None:
     torch.testing.assert_close(policy.score(tokens, lengths, mask).logprobs, one_by_one(model, 1.0)[0], rtol=1e-4, atol=2e-5)
 
 
+@pytest.mark.parametrize("entropy_gradient", [False, True])
 @pytest.mark.parametrize("name", ["qwen3", "head with soft cap"])
-def test_logits_in_chunks_give_the_same_scores_and_gradients(name: str) -> None:
+def test_logits_in_chunks_give_the_same_scores_and_gradients(name: str, *, entropy_gradient: bool) -> None:
     model = model_of(name)
     found = []
     for keep_logits in (1 << 30, 3 * 2 * VOCABULARY):  # at once; three tokens at a time
-        scores = Policy(model, keep_logits=keep_logits).score(*batch(), temperature=0.7, entropy=True, entropy_gradient=True)
+        policy = Policy(model, keep_logits=keep_logits)
+        scores = policy.score(*batch(), temperature=0.7, entropy=True, entropy_gradient=entropy_gradient)
         assert scores.entropy is not None
+        assert scores.entropy.requires_grad == entropy_gradient
         found.append((scores, gradients(model, (scores.logprobs.square() + scores.entropy).sum())))
     (whole, whole_gradient), (parts, parts_gradient) = found
     torch.testing.assert_close(parts.logprobs, whole.logprobs)
@@ -220,6 +223,8 @@ def test_bf16_scores_are_near_and_have_gradients() -> None:
     assert float((rough.detach() - exact).abs().mean()) < 0.05
     rough.sum().backward()  # type: ignore[no-untyped-call]
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+    in_chunks = Policy(model, autocast=torch.bfloat16, keep_logits=3 * 2 * VOCABULARY).score(*batch()).logprobs
+    torch.testing.assert_close(in_chunks, rough, rtol=0, atol=1e-5)
 
 
 def test_tokens_outside_the_mask_get_no_score_and_no_gradient() -> None:
