@@ -88,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     if args.export:
         export(args.export, found.study, sizes)
     if args.json:
-        each = [{"label": label, **report.to_json()} for label, report in found.reports.items()]
+        reports = {**found.finished, **{label: report.to_json() for label, report in found.reports.items()}}
+        each = [{"label": label, **report} for label, report in reports.items()]
         several = {"evaluations": each, **found.study.to_json(), "failures": list(found.failures)}
         print(json.dumps(next(iter(found.reports.values())).to_json() if plan.is_single else several, indent=2))
     elif plan.is_single:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from rlvr.errors import ConfigError, PluginError, RlvrError, TaskError
+from rlvr.errors import ConfigError, EvaluationError, PluginError, RlvrError, TaskError, boundary
 from rlvr.evaluation.comparison import Study, compare
 from rlvr.evaluation.evaluate import REPORT, Report, evaluate
-from rlvr.evaluation.evaluations import Evaluation
+from rlvr.evaluation.evaluations import Evaluation, load_evaluations
 from rlvr.evaluation.observer import Observer, SilentObserver
+from rlvr.types import JSON
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +34,12 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Studied:
-    """The reports by label, the comparisons, and what failed."""
+    """The reports by label, the comparisons, and what failed. `finished` are reports that a resumed study found on disk."""
 
     reports: dict[str, Report]
     study: Study
     failures: tuple[str, ...]
+    finished: dict[str, JSON] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +72,16 @@ def run_study(
     reports: dict[str, Report] = {}
     evaluations: list[Evaluation] = []
     failures: list[str] = []
+    finished: dict[str, JSON] = {}
     first: RlvrError | None = None
     for cell in _cells(plan):
         if resume and cell.out is not None and (Path(cell.out) / REPORT).is_file():
-            raise ConfigError(f"{cell.out} is finished already; look at it with `rlvr compare {cell.out}`")
+            if plan.is_single:
+                raise ConfigError(f"{cell.out} is finished already; look at it with `rlvr compare {cell.out}`")
+            observer.note(f"{cell.label} is finished already, and read from {cell.out}")
+            finished[cell.label] = _stored_report(Path(cell.out) / REPORT)
+            evaluations.append(replace(load_evaluations(cell.out)[0], label=cell.label))
+            continue
         try:
             report = evaluate(
                 cell.model,
@@ -93,9 +102,14 @@ def run_study(
             continue
         reports[cell.label] = report
         evaluations.append(Evaluation.of(report, cell.label))
-    if first is not None and not reports:
+    if first is not None and not evaluations:
         raise first
-    return Studied(reports, compare(evaluations, metrics), tuple(failures))
+    return Studied(reports, compare(evaluations, metrics), tuple(failures), finished)
+
+
+def _stored_report(path: Path) -> JSON:
+    with boundary(EvaluationError, f"{path} cannot be read"):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _cells(plan: Plan) -> list[_Cell]:

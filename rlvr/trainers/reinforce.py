@@ -125,9 +125,10 @@ class ReinforcementRun:
         if step == self._session.step and self._evaluator.samples_like_training:
             rows = [row for measured in found.values() for row in measured["results"]]
             self._solve_rates.observe_evaluation(rows, step)
-        measured = self._measured(step)
-        self._loop.measured(measured[-1])
-        self._keep_best(measured)
+        if step == self._session.step:  # a resumed run reads what it measured at the start again: that has its line
+            measured = self._measured(step)
+            self._loop.measured(measured[-1])
+            self._keep_best(measured)
         return found
 
     def _keep_best(self, measured: Sequence[Measured]) -> None:

@@ -268,3 +268,22 @@ def test_what_was_found_can_be_exported(
 def test_an_export_of_no_known_form_is_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["eval", "/no/such/model", *COMMON, "--export", "found.xlsx"]) == 2
     assert "must be one of .json, .csv, .md" in capsys.readouterr().err
+
+
+def test_a_study_that_was_interrupted_reads_what_is_finished_and_draws_the_rest(
+    tiny_checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    twin = tmp_path / "twin"
+    shutil.copytree(tiny_checkpoint, twin)
+    both = [str(tiny_checkpoint), str(twin), *COMMON, "-n", "2", "-k", "1,2", "--out", str(tmp_path / "study"), "--json"]
+    assert main(["eval", *both]) == 0
+    whole = json.loads(capsys.readouterr().out)
+    second = tmp_path / "study" / "twin"
+    (second / "report.json").unlink()
+    (second / "samples.jsonl.gz").unlink()
+    assert main(["eval", *both, "--resume"]) == 0
+    printed = capsys.readouterr()
+    again = json.loads(printed.out)
+    assert "is finished already, and read from" in printed.err
+    assert again["comparisons"] == whole["comparisons"]
+    assert [one["label"] for one in again["evaluations"]] == [one["label"] for one in whole["evaluations"]]
