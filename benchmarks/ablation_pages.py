@@ -13,6 +13,7 @@ from ablation_charts import Curve, chart
 from ablation_results import BUDGET, TARGET_GAIN, TO_TARGET, Comparison, Difference, Point, Series, paired, ratios
 
 PAGE = "ablations.md"
+MIN_SEEDS = 3  # an arm with fewer finished runs is not shown: its interval would say nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +52,9 @@ def write_pages(comparisons: Sequence[Comparison], words: Mapping[str, str], fin
         ValueError: the page has no place for a table; names the mark to add.
     """
     for comparison in comparisons:
-        arms = {name: finished[name] for name in comparison.arms if finished.get(name)}
+        arms = {name: finished[name] for name in comparison.arms if len(finished.get(name, ())) >= MIN_SEEDS}
         if comparison.arms[0] not in arms or len(arms) < 2:
-            print(f"{comparison.title}: no finished runs\n")
+            print(f"{comparison.title}: fewer than {MIN_SEEDS} seeds have finished\n")
             continue
         text = table(comparison, words, arms)
         print(f"{comparison.title}\n\n{text}\n")

@@ -169,13 +169,15 @@ def test_the_page_gets_its_table_and_a_plot_that_is_well_formed(tmp_path: Path, 
     docs = tmp_path / "docs"
     docs.mkdir()
     (docs / "ablations.md").write_text("before\n<!-- ablation: x -->\nold\n<!-- end -->\nafter\n")
-    comparison = Comparison("x", "A & B", ("plain", "better", "absent"), metrics=("pass@1", "entropy"), curve="pass@1")
-    words = {"plain": "plain", "better": "a < b", "absent": "absent"}
+    arms["begun"] = arms["better"][:2]
+    comparison = Comparison("x", "A & B", ("plain", "better", "begun", "absent"), metrics=("pass@1", "entropy"), curve="pass@1")
+    words = {"plain": "plain", "better": "a < b", "begun": "begun", "absent": "absent"}
     write_pages([comparison], words, arms, docs)
     page = (docs / "ablations.md").read_text()
     assert page.startswith("before\n<!-- ablation: x -->\n| | seeds | pass@1 |")
     assert page.endswith("<!-- end -->\nafter\n")
     assert "old" not in page
+    assert "begun" not in page, "two seeds are too few for an interval"
     assert "| plain | 3 | 0.500 | 0.250 |" in page
     assert "| a < b | 3 | 0.750 (**+0.250 [+0.250, +0.250]**) | 0.250 (+0.000 [+0.000, +0.000]) |" in page
     assert page.split("\n", 1)[1].startswith("<!-- ablation: x -->\n" + capsys.readouterr().out.split("\n\n")[1])
