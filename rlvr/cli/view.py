@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rlvr.evaluation.ledger import StoredRollout
     from rlvr.types import Message, Rollout
 
-HELP = "Print stored rollouts: prompt, response, verdict and its reason, reward, advantage, tokens. Exit code 1 if none matches."
+HELP = "Print stored rollouts with verdict, reward and advantage, or show a run as a local web page. Exit code 1 if none matches."
 OUTCOMES = ("correct", "partial", "incorrect", "unparsed", "verifier_error", "truncated", "unscored")
 _SHOWN = 5
 _COLOURS = {"correct": "green", "partial": "yellow", "incorrect": "red", "unparsed": "red"}

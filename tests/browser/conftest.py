@@ -20,6 +20,6 @@ def browser() -> Iterator[Any]:
         pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
     with playwright.sync_playwright() as started:
         # Without a sandbox of its own, since tests may run as root; the page comes from this machine alone.
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         yield browser
         browser.close()
