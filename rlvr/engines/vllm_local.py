@@ -22,6 +22,7 @@ _WORKER = "rlvr.engines.vllm_worker"
 _OURS = ("model", "load_format", "logprobs_mode", "generation_config", "worker_extension_cls", "weight_transfer_config")
 _SHUTDOWN_S = 5.0
 _LOAD_S = 900.0
+_BATCHED_TOKENS = 4096  # in one forward pass
 _SMALLEST_CACHE, _LARGEST_CACHE = 2**27, 2**32  # bytes, on the CPU, where nothing is asked for
 
 
@@ -171,6 +172,11 @@ def engine_arguments(setup: LocalSetup) -> dict[str, JSON]:
     if setup.device.type == "cpu":
         # Compiling takes longer than it saves on the CPU; the cache is taken from the memory that training needs, too.
         suggested |= {"enforce_eager": True, "kv_cache_memory_bytes": _cache_bytes(setup)}
+        # Where a prompt with a seed is read in two parts, vLLM 0.32 dies of a generator that the CPU does not have.
+        suggested |= {
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(_BATCHED_TOKENS, setup.max_context, setup.max_rows),
+        }
     else:
         suggested["gpu_memory_utilization"] = 0.4  # the trainer has the same GPU
     ours = {

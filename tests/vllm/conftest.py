@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -19,11 +20,6 @@ from rlvr.trainers.tiny import tiny_tokenizer
 from rlvr.types import Completion, Engine, Sampling
 
 ALPHABET = "0123456789+-=?;abcdefghijklmnopqrstuvwxyz "
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    if find_spec("vllm") is not None:  # its client leaves a zmq context to the interpreter's end
-        config.addinivalue_line("filterwarnings", "ignore::pytest.PytestUnraisableExceptionWarning")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -93,6 +89,13 @@ class Pair:
         return self.vllm.update_weights()
 
 
+@pytest.fixture(autouse=True)
+def collected() -> Iterator[None]:
+    """vLLM's client leaves a zmq context to the garbage collector, which complains: here, where that is not an error."""
+    yield
+    gc.collect()
+
+
 @pytest.fixture(scope="session")
 def started() -> Iterator[Pair]:
     """Started once: that takes longer than all the tests of it."""
@@ -101,6 +104,7 @@ def started() -> Iterator[Pair]:
     engine = VllmEngine(model, tokenizer, max_rows=32)
     yield Pair(model, tokenizer, engine, NativeEngine(model, tokenizer, max_rows=32))
     asyncio.run(engine.close())
+    gc.collect()
 
 
 @pytest.fixture

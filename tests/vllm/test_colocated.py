@@ -154,6 +154,15 @@ def test_an_answer_ends_with_its_stop_string_or_its_end_token_which_it_keeps(pai
     assert all(answer.token_ids[-1] == 1 and 1 not in answer.token_ids[:-1] for answer in ended)
 
 
+def test_more_prompts_at_once_than_one_forward_pass_takes_are_read_with_their_seeds(pair: Pair) -> None:
+    many = prompts(pair.model, 48, 200, 400)
+    requests = [(prompt, Sampling(8, seed=index)) for index, prompt in enumerate(many)]
+    assert sum(map(len, many)) > 2 * 4096
+    together, alone = generate(pair.vllm, requests), generate(pair.vllm, requests[-1:])
+    assert together[-1].token_ids == alone[0].token_ids
+    assert pair.vllm.restarts == 0
+
+
 def test_prompts_and_settings_that_cannot_be_served_are_refused_like_the_native_engine_does(pair: Pair) -> None:
     for engine in (pair.vllm, pair.native):
         with pytest.raises(ContextFullError, match="the prompt has 512 tokens, but the context holds 512"):

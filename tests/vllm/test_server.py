@@ -45,6 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subp
     command += ["--worker-extension-cls", "rlvr.engines.vllm_worker.Worker"]
     command += ["--weight-transfer-config", '{"backend": "rlvr_file"}']
     command += ["--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(2**27), "--max-num-seqs", "32"]
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"]
     environment = {
         **os.environ,
         "VLLM_SERVER_DEV_MODE": "1",
