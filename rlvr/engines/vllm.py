@@ -89,12 +89,14 @@ class VllmEngine:
         self.eos_ids = end_ids(model, tokenizer)
         self._probes = Probes(vocabulary=self._vocabulary, max_context=self.max_context, end_ids=tuple(sorted(self.eos_ids)))
         self._in_flight = 0
-        self._folder = WeightsFolder(own.folder)
         self._has_file = own.weights == "file"
+        servers = addresses(url) if url else ()
+        self._folder = WeightsFolder(own.folder)
         self._thread = LoopThread("rlvr-vllm")
-        replicas = self._servers(addresses(url), own, max_rows) if url else [self._local(tokenizer, max_rows, own, arguments)]
-        self._pool = Pool(replicas, restarts=own.restarts)
+        self._pool = Pool((), restarts=own.restarts)
         try:
+            replicas = self._servers(servers, own, max_rows) or [self._local(tokenizer, max_rows, own, arguments)]
+            self._pool = Pool(replicas, restarts=own.restarts)
             self._thread.run(self._pool.start(self._weights()))
             self.start_gap = self._measure_gap()
         except BaseException:
@@ -200,7 +202,7 @@ class VllmEngine:
 
     def _close(self) -> None:
         try:
-            if hasattr(self, "_pool") and not self._thread.is_stopped:
+            if not self._thread.is_stopped:
                 self._thread.run(self._pool.close())
         finally:
             self._thread.stop()

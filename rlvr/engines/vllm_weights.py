@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from rlvr.engines.vllm_request import Weights
 from rlvr.errors import ConfigError, EngineError, boundary
 
 _MEMORY = Path("/dev/shm")
+_PREFIX, _LOCK = "rlvr-vllm-", "lock"
 _ADAPTER = "lora_"  # in the names of an adapter's own tensors
 _WRAPPED = ".base_layer."
 
@@ -70,8 +73,10 @@ class WeightsFolder:
     def __init__(self, folder: str | None) -> None:
         parent = Path(folder).expanduser() if folder else _MEMORY if _MEMORY.is_dir() else Path(tempfile.gettempdir())
         with boundary(ConfigError, f"engine.args.folder = {str(parent)!r} cannot be used for weights"):
-            self.path = Path(tempfile.mkdtemp(prefix="rlvr-vllm-", dir=parent))
+            _remove_leftovers(parent)
+            self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
             self.path.chmod(0o755)
+            self._lock = _lock(self.path / _LOCK)
         self._files: list[Path] = []  # the newest last
         self._written = 0
 
@@ -113,4 +118,26 @@ class WeightsFolder:
         return f"{self.path.name}-{self._written}"
 
     def remove(self) -> None:
+        """Harmless the second time."""
         shutil.rmtree(self.path, ignore_errors=True)
+        if self._lock is not None:
+            self._lock.close()
+
+
+def _lock(path: Path) -> IO[bytes] | None:
+    """The file, locked as long as it is open and this process lives; None: another process has it."""
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def _remove_leftovers(parent: Path) -> None:
+    """What runs left behind that were killed: in memory it would stay until the machine is started again."""
+    for folder in parent.glob(f"{_PREFIX}*"):
+        if (folder / _LOCK).is_file() and os.access(folder / _LOCK, os.W_OK) and (lock := _lock(folder / _LOCK)) is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            lock.close()

@@ -122,6 +122,31 @@ def test_weights_travel_as_a_checkpoint_has_them(tmp_path: Path, tied: bool) -> 
     assert not Path(second.path).exists()
 
 
+def test_what_killed_runs_left_in_memory_is_removed_and_what_others_use_is_not(tmp_path: Path) -> None:
+    live = WeightsFolder(str(tmp_path))
+    dead = tmp_path / "rlvr-vllm-dead"
+    dead.mkdir()
+    (dead / "weights.safetensors").write_bytes(b"0" * 100)
+    (dead / "lock").touch()
+    other = tmp_path / "rlvr-vllm-just-made"
+    other.mkdir()
+    again = WeightsFolder(str(tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {live.path.name, again.path.name, other.name}
+    for folder in (live, again):
+        folder.remove()
+        assert not folder.path.exists()
+
+
+def test_an_engine_that_cannot_be_made_leaves_neither_folder_nor_thread(tmp_path: Path) -> None:
+    threads = threading.active_count()
+    with pytest.raises(EngineError, match="cannot be reached"):
+        VllmEngine(build(), None, url="http://127.0.0.1:9", folder=str(tmp_path))
+    with pytest.raises(ConfigError, match="is no address"):
+        VllmEngine(build(), None, url="127.0.0.1:9", folder=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+    assert threading.active_count() == threads
+
+
 @pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")  # peft calls it
 def test_an_adapter_is_merged_into_the_weights_and_stays_what_it_was() -> None:
     from peft import LoraConfig, get_peft_model
