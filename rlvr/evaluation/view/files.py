@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlvr.errors import ConfigError
-from rlvr.evaluation.evaluate import SAMPLES
 from rlvr.evaluation.ledger import partial_path
 from rlvr.evaluation.run_folder import open_run
 
+SAMPLES = "samples.jsonl.gz"  # as rlvr.evaluation.evaluate writes it; a page need not load what can evaluate
 _STEP_FILE = re.compile(r"step-(\d{1,9})\.jsonl(\.gz)?")
 _LARGEST_STEP = 2**31 - 1  # of a column
 

@@ -3,13 +3,15 @@ from __future__ import annotations
 import gzip
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from rlvr.errors import ConfigError
 from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
-from rlvr.evaluation.view.files import open_source
+from rlvr.evaluation.view.files import SAMPLES, open_source
 from rlvr.evaluation.view.index import FOLDER, RunIndex
 from rlvr.evaluation.view.rows import OUTCOMES, SEARCHED_HEAD
 from rlvr.evaluation.view.shard import build_shard, load_shard, needle_of, shard_path
@@ -177,6 +179,19 @@ def test_an_evaluation_and_a_file_of_rollouts_are_opened_too(tmp_path: Path) -> 
         snapshot = opened(path).snapshot
         assert snapshot.columns["step"].tolist() == [0] * 5
         assert snapshot.notes == ()
+
+
+def test_the_file_of_an_evaluation_has_the_name_that_evaluations_give_it() -> None:
+    from rlvr.evaluation import evaluate
+
+    assert SAMPLES == evaluate.SAMPLES
+
+
+def test_a_page_needs_little_more_than_numpy() -> None:
+    code = "import sys, rlvr.evaluation.view.server as s; print({m.partition('.')[0] for m in sys.modules} & set(sys.argv[1:]))"
+    heavy = ["torch", "transformers", "pyarrow", "datasets", "tokenizers", "starlette", "pydantic"]
+    answer = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "set()"
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
