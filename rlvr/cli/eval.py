@@ -44,6 +44,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--training", default="", metavar="TASK:SPLIT", help="what the model was trained on: which problems it gives away"
     )
+    parser.add_argument(
+        "--other-numbers", action="store_true", help="also the same problems with other numbers, where they can be changed"
+    )
     parser.add_argument("--out", metavar="DIR", help="keep report.json and every sample there")
     parser.add_argument("--resume", action="store_true", help="continue an evaluation that was interrupted in --out")
     parser.add_argument("--export", metavar="FILE", help="write what was found: .json, .csv, or .md for a model card")
@@ -63,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.export:
         check_export(args.export)
     templates = tuple(args.templates.split(",")) if args.templates else (args.template,)
-    plan = Plan(args.model, args.task, templates, args.out)
+    plan = Plan(args.model, args.task, templates, args.out, args.other_numbers)
     subject = subject_of(args, args.model[0], args.task[0])
     fixed = ("model", "task", "template")
     settings = {field.name: getattr(subject, field.name) for field in fields(subject) if field.name not in fixed}

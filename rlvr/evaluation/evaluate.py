@@ -19,6 +19,7 @@ from rlvr.evaluation.contamination import Contamination, overlaps
 from rlvr.evaluation.ledger import RolloutWriter, rollout_to_json
 from rlvr.evaluation.measure import Attempts, Measurement, Runs, check_measurement, measure, pooled
 from rlvr.evaluation.observer import Observer, SilentObserver
+from rlvr.evaluation.perturb import with_other_numbers
 from rlvr.evaluation.resume import Remembered, ResumedRunner, unfinished_files
 from rlvr.evaluation.samples import Kind, Metric, metrics_for, problems_hash
 from rlvr.evaluation.statistics import Estimate, estimate
@@ -88,6 +89,7 @@ def evaluate(
     seeds: Sequence[int] = (),
     scorer: VerifierConfig | None = None,
     training: str = "",
+    other_numbers: bool = False,
     out: str | Path | None = None,
     resume: bool = False,
     max_unscored: float = 0.02,
@@ -98,7 +100,8 @@ def evaluate(
 
     Beside pass@k: maj@k and pass^k (`rlvr.evaluation.samples.Metric`), and with a `scorer`, a verifier whose score ranks the
     samples, best@k. `seeds` draws a sample set of `n` for each instead of one for `seed`. `training` names the problems that the
-    model was trained on (`gsm8k:train`, a file): the report says which evaluated problems they give away.
+    model was trained on (`gsm8k:train`, a file): the report says which evaluated problems they give away. `other_numbers` asks
+    those problems that can be changed by `rlvr.evaluation.perturb` with other numbers, under the same ids.
 
     `settings` are further fields of `rlvr.engines.subject.Subject`: task_args, max_tokens, temperature, top_p, top_k,
     min_p, template, env, verifiers, load, engine. With `out`, that folder gets `report.json` and every sample with its
@@ -122,6 +125,8 @@ def evaluate(
     subject = Subject(str(model), task, **settings)
     opened = subject.open_task()
     chosen = opened.problems(split, limit=problems)
+    if other_numbers:
+        chosen = with_other_numbers(chosen)
     sampling = subject.sampling(opened)
     check_measurement(chosen, n, k, sampling)
     seeds = tuple(seeds) or (seed,)
@@ -142,6 +147,8 @@ def evaluate(
         "sampling": sampling_json(sampling),
         "problems_sha256": problems_hash(chosen),
     }
+    if other_numbers:
+        about["other_numbers"] = True
     if len(seeds) > 1:
         about["seeds"] = list(seeds)
 

@@ -26,10 +26,11 @@ class Plan:
     tasks: Sequence[str]
     templates: Sequence[str] = ("auto",)
     out: str | None = None
+    other_numbers: bool = False  # beside each combination, the same problems with other numbers
 
     @property
     def is_single(self) -> bool:
-        return len(self.models) * len(self.tasks) * len(self.templates) == 1
+        return len(self.models) * len(self.tasks) * len(self.templates) == 1 and not self.other_numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,7 @@ class _Cell:
     task: str
     template: str
     out: str | None
+    other_numbers: bool
 
 
 def run_study(
@@ -91,6 +93,7 @@ def run_study(
                 resume=resume and cell.out is not None and Path(cell.out).is_dir(),
                 observer=observer,
                 template=cell.template,
+                other_numbers=cell.other_numbers,
                 **settings,
             )
         except (ConfigError, PluginError, TaskError):
@@ -122,14 +125,18 @@ def _cells(plan: Plan) -> list[_Cell]:
             raise ConfigError(f"a {what} was given twice: {', '.join(values)}")
     names = _short_names(plan.models)
     cells = []
-    for (model, name), task, template in product(zip(plan.models, names, strict=True), plan.tasks, plan.templates):
+    variants = (False, True) if plan.other_numbers else (False,)
+    for (model, name), task, template, changed in product(
+        zip(plan.models, names, strict=True), plan.tasks, plan.templates, variants
+    ):
         parts = [name] * (len(plan.models) > 1) + [Path(task).name] * (len(plan.tasks) > 1)
         parts += [Path(template).name] * (len(plan.templates) > 1)
         label = " ".join(parts) or name
+        label += ", other numbers" if changed else ""
         out = plan.out
         if out is not None and not plan.is_single:
             out = str(Path(out) / re.sub(r"[^\w.-]+", "_", label))
-        cells.append(_Cell(label, model, task, template, out))
+        cells.append(_Cell(label, model, task, template, out, changed))
     return cells
 
 

@@ -287,3 +287,15 @@ def test_a_study_that_was_interrupted_reads_what_is_finished_and_draws_the_rest(
     assert "is finished already, and read from" in printed.err
     assert again["comparisons"] == whole["comparisons"]
     assert [one["label"] for one in again["evaluations"]] == [one["label"] for one in whole["evaluations"]]
+
+
+def test_the_same_problems_with_other_numbers_stand_beside_them(
+    tiny_checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["eval", str(tiny_checkpoint), *COMMON, "-n", "2", "-k", "1", "--other-numbers", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    first, second = found["evaluations"]
+    assert second["label"] == f"{first['label']}, other numbers"
+    assert second["other_numbers"] is True
+    assert first["problems_sha256"] != second["problems_sha256"]
+    assert found["comparisons"][0]["problems"] == second["problems"]
