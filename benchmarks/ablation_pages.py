@@ -38,6 +38,7 @@ METRICS = {
     "ref_kl": Metric("KL to the base, nats per token", 4),
     "tokens": Metric("tokens of an answer", 1),
     "wrong_tokens": Metric("tokens of a wrong answer", 1),
+    "mean wrong_tokens": Metric("tokens of a wrong answer, mean of the measurements", 1),
     "right_tokens": Metric("tokens of a right answer", 1),
     "to_target_tokens": Metric(f"tokens sampled until pass@1 is {100 * TARGET_GAIN:g} points up", 0),
     "to_target_s": Metric("seconds of training until then", 0),

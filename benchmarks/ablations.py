@@ -116,7 +116,7 @@ COMPARISONS = (
         "Dr.GRPO against GRPO",
         ("grpo", "dr_grpo"),
         curve="wrong_tokens",
-        metrics=("wrong_tokens", "tokens", "pass@1", "mean pass@1"),
+        metrics=("wrong_tokens", "mean wrong_tokens", "tokens", "mean pass@1"),
     ),
     Comparison(
         "aggregation",
