@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any
@@ -88,8 +89,7 @@ class HealthWatch:
         correct = [rollout for rollout in rollouts if rollout.is_correct]
         chosen = rng("second opinion", self._seed, step).sample(correct, min(self._settings.sample, len(correct)))
         copies = [Rollout(one.problem, one.sample_index, one.turns, one.stop) for one in chosen]
-        for copy in copies:
-            await self._second.grade(copy)
+        await asyncio.gather(*(self._second.grade(copy) for copy in copies))
         asked = [copy for copy in copies if copy.is_scored]
         refused = [copy for copy in asked if not copy.is_correct]
         values = {"second_asked": float(len(asked)), "second_unscored": float(len(copies) - len(asked))}

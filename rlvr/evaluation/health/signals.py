@@ -84,7 +84,10 @@ def is_mixed(text: str) -> bool:
     """
     if text.isascii():
         return False
-    scripts = Counter(_script(letter) for letter in text[:_READ_CHARS] if letter.isalpha())
+    scripts: Counter[str] = Counter()
+    for letter, count in Counter(text[:_READ_CHARS]).items():  # few different ones, however long the text
+        if letter.isalpha():
+            scripts[_script(letter)] += count
     for name in _NOTATION:
         scripts.pop(name, None)
     letters = scripts.total()
