@@ -24,6 +24,7 @@ from rlvr.engines.vllm_weights import WeightsFolder, checkpoint_tensors
 from rlvr.errors import ConfigError, EngineError, boundary
 from rlvr.types import JSON, Completion, Sampling
 
+_PAUSE_S = 1.0  # Ctrl-C ends vLLM's processes, too, a moment before the run is closed: those must not be started again
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -96,7 +97,7 @@ class VllmEngine:
         self._pool = Pool((), restarts=own.restarts)
         try:
             replicas = self._servers(servers, own, max_rows) or [self._local(tokenizer, max_rows, own, arguments)]
-            self._pool = Pool(replicas, restarts=own.restarts)
+            self._pool = Pool(replicas, restarts=own.restarts, pause_s=_PAUSE_S)
             self._thread.run(self._pool.start(self._weights()))
             self.start_gap = self._measure_gap()
         except BaseException:

@@ -58,13 +58,15 @@ class _Member:
 
 
 class Pool:
-    """Shares requests among replicas. Each may be lost and brought back `restarts` times; a request is tried three times.
+    """Shares requests among replicas. Each may be lost and brought back `restarts` times, `pause_s` after its loss; a request is
+    tried three times.
 
     All methods belong to one event loop.
     """
 
-    def __init__(self, replicas: Sequence[Replica], *, restarts: int) -> None:
+    def __init__(self, replicas: Sequence[Replica], *, restarts: int, pause_s: float = 0.0) -> None:
         self._members = [_Member(replica, restarts) for replica in replicas]
+        self._pause_s = pause_s
         self._weights: Weights | None = None
         self._turn = 0
         self.restarts = 0  # so far, of all replicas
@@ -172,6 +174,7 @@ class Pool:
 
     async def _recover(self, member: _Member) -> None:
         try:
+            await asyncio.sleep(self._pause_s)
             await self._start(member)
         except EngineError as error:
             member.problem = str(error)
