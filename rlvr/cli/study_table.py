@@ -32,7 +32,10 @@ def study_table(study: Study, k: Sequence[int]) -> RenderableType:
         for name in dict.fromkeys(metric for column in columns for metric in column):
             table.add_row(name, *(_cell(column.get(name)) for column in columns))
         sizes = " / ".join(f"{len(one.samples)} x {one.n}" for one in group)
-        parts += ["", Text(f"{printable(task)}: {sizes} problems x samples", style="bold"), table]
+        # Two sets of arguments of one task are told apart by all of them.
+        is_clear = len({one.task for one in study.evaluations if one.title == group[0].title}) == 1
+        title = printable(group[0].title if is_clear else task)
+        parts += ["", Text(f"{title}: {sizes} problems x samples", style="bold"), table]
     if study.matched:
         parts += ["", Text("at equal tokens", style="bold"), _matched(study.matched)]
     claims = [(one.sentence, one.p < 0.05) for one in study.comparisons] + [

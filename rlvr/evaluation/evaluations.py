@@ -46,6 +46,11 @@ class Evaluation:
         return " ".join(part for part in (str(self.about.get("task", "?")), str(self.about.get("split", "")), said) if part)
 
     @property
+    def title(self) -> str:
+        """Task and split, for people: arguments are most often the task's own."""
+        return f"{self.about.get('task', '?')} {self.about.get('split', '')}".strip()
+
+    @property
     def n(self) -> int:
         """Samples of a problem, of the problem that has most."""
         return max((len(group) for group in self.samples.values()), default=0)

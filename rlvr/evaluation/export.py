@@ -89,7 +89,7 @@ def model_card(study: Study, k: Sequence[int]) -> str:
     for evaluation, row in zip(study.evaluations, rows, strict=True):
         by_name = {line.metric: line for line in row}
         cells = [_percent(by_name.get(name)) for name in names]
-        out.append(f"| {_plain(evaluation.label)} | {_plain(evaluation.task)} | " + " | ".join(cells) + " |")
+        out.append(f"| {_plain(evaluation.label)} | {_plain(evaluation.title)} | " + " | ".join(cells) + " |")
     out += ["", "In brackets: 95 % interval over problems.", ""]
     for evaluation in study.evaluations:
         out.append(f"- {_plain(evaluation.label)}: {_plain(_settings(evaluation))}")
