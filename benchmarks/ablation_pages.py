@@ -53,7 +53,7 @@ def write_pages(comparisons: Sequence[Comparison], words: Mapping[str, str], fin
         ValueError: the page has no place for a table; names the mark to add.
     """
     for comparison in comparisons:
-        arms = {name: finished[name] for name in comparison.arms if len(finished.get(name, ())) >= MIN_SEEDS}
+        arms = _shown(comparison, finished)
         if comparison.arms[0] not in arms or len(arms) < 2:
             print(f"{comparison.title}: fewer than {MIN_SEEDS} seeds have finished\n")
             continue
@@ -69,6 +69,13 @@ def write_pages(comparisons: Sequence[Comparison], words: Mapping[str, str], fin
                 METRICS[comparison.curve].words,
             )
             (docs / f"ablation-{comparison.name}.svg").write_text(plot, encoding="utf-8")
+
+
+def _shown(comparison: Comparison, finished: Finished) -> dict[str, list[Series]]:
+    """The arms with enough runs, each with the seeds that all of them have: means over other seeds are of other bases."""
+    arms = {name: finished[name] for name in comparison.arms if len(finished.get(name, ())) >= MIN_SEEDS}
+    common = set.intersection(*({one.seed for one in series} for series in arms.values())) if arms else set()
+    return {name: [one for one in series if one.seed in common] for name, series in arms.items()}
 
 
 def replaced(page: str, name: str, text: str) -> str:

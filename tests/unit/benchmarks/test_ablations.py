@@ -170,6 +170,7 @@ def test_the_page_gets_its_table_and_a_plot_that_is_well_formed(tmp_path: Path, 
     docs.mkdir()
     (docs / "ablations.md").write_text("before\n<!-- ablation: x -->\nold\n<!-- end -->\nafter\n")
     arms["begun"] = arms["better"][:2]
+    arms["plain"].append(read_series(run_folder(tmp_path / "plain" / "4", [8, 8, 8]), seed=4))  # a base that the others lack
     comparison = Comparison("x", "A & B", ("plain", "better", "begun", "absent"), metrics=("pass@1", "entropy"), curve="pass@1")
     words = {"plain": "plain", "better": "a < b", "begun": "begun", "absent": "absent"}
     write_pages([comparison], words, arms, docs)
