@@ -107,7 +107,7 @@ def test_the_report_verb_prints_the_path_of_the_page(run: Path, capsys: pytest.C
     assert main(["report", str(run)]) == 0
     assert capsys.readouterr().out.strip() == str(run / "report.html")
     assert main(["report", str(run), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"report": str(run / "report.html")}
+    assert json.loads(capsys.readouterr().out) == {"report": str(run / "report.html"), "problems": []}
     assert "question a" in (run / "report.html").read_text(encoding="utf-8")
 
 
