@@ -15,6 +15,8 @@ from urllib.parse import urlencode
 
 from rlvr.errors import ConfigError
 
+_SWITCH_S = 5e-4  # the thread that reads rollouts hands over to one that answers sooner than Python's 5 ms
+
 
 def add_web_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("web page")
@@ -49,6 +51,7 @@ def run_web(args: argparse.Namespace) -> int:
     book = Book([args.run] if args.against is None else [args.run, args.against])
     server = ViewServer(book, port=args.port or 0)
     address = f"{server.url}{_fragment(args)}"
+    sys.setswitchinterval(_SWITCH_S)
     with contextlib.closing(server), contextlib.closing(book), _ended_by_signals():
         book.start()
         if args.json:
