@@ -15,7 +15,7 @@ import torch
 
 from rlvr import seeding
 from rlvr.engines.native import NativeEngine
-from rlvr.engines.vllm import VllmEngine
+from rlvr.engines.vllm.engine import VllmEngine
 from rlvr.trainers.tiny import tiny_tokenizer
 from rlvr.types import Completion, Engine, Sampling
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 
-from rlvr.engines import vllm_transfer
+from rlvr.engines.vllm import transfer
 from rlvr.errors import ContextFullError, EngineError
 from rlvr.types import FinishReason, Sampling
 
@@ -229,7 +229,7 @@ def test_weights_can_go_through_the_trainers_side_of_one_of_vllms_backends(pair:
     """Those that need no file need a GPU; a stand-in that needs none is driven the same way, against the same engine."""
     from . import stand_in
 
-    monkeypatch.setitem(vllm_transfer.TRAINER_SIDES, "stand_in", f"{stand_in.__name__}:InitInfo")
+    monkeypatch.setitem(transfer.TRAINER_SIDES, "stand_in", f"{stand_in.__name__}:InitInfo")
 
     async def send() -> None:
         sender = replica(pair).sender("stand_in")

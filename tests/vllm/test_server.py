@@ -19,7 +19,7 @@ import pytest
 import torch
 
 from rlvr.engines.native import NativeEngine
-from rlvr.engines.vllm import VllmEngine
+from rlvr.engines.vllm.engine import VllmEngine
 from rlvr.errors import EngineError
 from rlvr.trainers.tiny import tiny_tokenizer
 from rlvr.types import FinishReason, Sampling
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, subp
     # `vllm serve` asks for the version of a package "vllm", which the CPU build is not called; this is what it runs.
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port)]
     command += ["--host", "127.0.0.1", "--enable-scale-out", "--logprobs-mode", "processed_logprobs"]
-    command += ["--worker-extension-cls", "rlvr.engines.vllm_worker.Worker"]
+    command += ["--worker-extension-cls", "rlvr.engines.vllm.worker.Worker"]
     command += ["--weight-transfer-config", '{"backend": "rlvr_file"}']
     command += ["--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(2**27), "--max-num-seqs", "32"]
     command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"]

@@ -19,11 +19,11 @@ from rlvr.config import EngineConfig
 from rlvr.engines.load import LoadedModel
 from rlvr.engines.make import closing, make_engine
 from rlvr.engines.native import NativeEngine
-from rlvr.engines.vllm import VllmEngine
-from rlvr.engines.vllm_gap import Gap, Probes, check, measure
-from rlvr.engines.vllm_request import Draw, Request
-from rlvr.engines.vllm_thread import LoopThread
-from rlvr.engines.vllm_weights import WeightsFolder, checkpoint_tensors
+from rlvr.engines.vllm.engine import VllmEngine
+from rlvr.engines.vllm.gap import Gap, Probes, check, measure
+from rlvr.engines.vllm.request import Draw, Request
+from rlvr.engines.vllm.thread import LoopThread
+from rlvr.engines.vllm.weights import WeightsFolder, checkpoint_tensors
 from rlvr.errors import ConfigError, EngineError, PluginError
 from rlvr.types import FinishReason, Sampling
 
@@ -258,6 +258,6 @@ def test_training_in_several_processes_is_refused(monkeypatch: pytest.MonkeyPatc
     ],
 )
 def test_a_route_for_weights_that_cannot_be_is_refused(url: str | None, route: str, message: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr("rlvr.engines.vllm.find_spec", lambda name: object())
+    monkeypatch.setattr("rlvr.engines.vllm.engine.find_spec", lambda name: object())
     with pytest.raises(ConfigError, match=message):
         VllmEngine(build(), None, url=url, weights=route)

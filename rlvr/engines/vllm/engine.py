@@ -13,14 +13,14 @@ import torch
 from rlvr.engines.base import WeightUpdate
 from rlvr.engines.load import end_ids
 from rlvr.engines.requests import check_prompt, check_sampling, model_context
-from rlvr.engines.vllm_gap import LIMITS, Gap, Probes, check, measure
-from rlvr.engines.vllm_local import LocalReplica, LocalSetup
-from rlvr.engines.vllm_pool import Pool, Replica
-from rlvr.engines.vllm_request import Request, Weights
-from rlvr.engines.vllm_servers import Expected, ServerReplica, addresses
-from rlvr.engines.vllm_thread import LoopThread
-from rlvr.engines.vllm_transfer import TRAINER_SIDES
-from rlvr.engines.vllm_weights import WeightsFolder, checkpoint_tensors
+from rlvr.engines.vllm.gap import LIMITS, Gap, Probes, check, measure
+from rlvr.engines.vllm.local import LocalReplica, LocalSetup
+from rlvr.engines.vllm.pool import Pool, Replica
+from rlvr.engines.vllm.request import Request, Weights
+from rlvr.engines.vllm.servers import Expected, ServerReplica, addresses
+from rlvr.engines.vllm.thread import LoopThread
+from rlvr.engines.vllm.transfer import TRAINER_SIDES
+from rlvr.engines.vllm.weights import WeightsFolder, checkpoint_tensors
 from rlvr.errors import ConfigError, EngineError, boundary
 from rlvr.types import JSON, Completion, Sampling
 

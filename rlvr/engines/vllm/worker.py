@@ -1,6 +1,6 @@
 """Runs inside vLLM's worker processes: takes over weights from a file, through vLLM's own protocol for weight transfer.
 
-vLLM imports it where it is started with `worker_extension_cls` = "rlvr.engines.vllm_worker.Worker" and a weight transfer backend
+vLLM imports it where it is started with `worker_extension_cls` = "rlvr.engines.vllm.worker.Worker" and a weight transfer backend
 `rlvr_file`; start, update, finish and the version that finish commits are vLLM's. Nothing else of rlvr is loaded there.
 """
 

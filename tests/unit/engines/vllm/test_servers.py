@@ -17,8 +17,8 @@ from safetensors.torch import load_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlvr.engines.native import NativeEngine
-from rlvr.engines.vllm import VllmEngine
-from rlvr.engines.vllm_servers import addresses
+from rlvr.engines.vllm.engine import VllmEngine
+from rlvr.engines.vllm.servers import addresses
 from rlvr.errors import ConfigError, ContextFullError, EngineError
 from rlvr.types import Completion, FinishReason, Sampling
 

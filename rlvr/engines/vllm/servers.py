@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlvr.engines.vllm_request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights
+from rlvr.engines.vllm.request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights
 from rlvr.errors import ConfigError, ContextFullError, EngineError, boundary
 from rlvr.types import JSON
 
@@ -20,7 +20,7 @@ _LOAD_S = 900.0
 _POLL_S = 1.0
 _HOW = (
     "start it as: VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --enable-scale-out "
-    f"--logprobs-mode {LOGPROBS_MODE} --worker-extension-cls rlvr.engines.vllm_worker.Worker "
+    f"--logprobs-mode {LOGPROBS_MODE} --worker-extension-cls rlvr.engines.vllm.worker.Worker "
     """--weight-transfer-config '{"backend": "rlvr_file"}'"""
 )
 

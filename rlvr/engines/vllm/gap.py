@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 
 from rlvr import seeding
-from rlvr.engines.vllm_request import Draw, Request
+from rlvr.engines.vllm.request import Draw, Request
 from rlvr.errors import EngineError, boundary
 from rlvr.types import Sampling
 

@@ -12,7 +12,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from rlvr.engines.vllm_request import Weights
+from rlvr.engines.vllm.request import Weights
 from rlvr.errors import ConfigError, EngineError, boundary
 
 _MEMORY = Path("/dev/shm")

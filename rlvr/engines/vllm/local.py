@@ -13,12 +13,12 @@ from typing import Any
 
 import torch
 
-from rlvr.engines.vllm_request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights
-from rlvr.engines.vllm_transfer import Sender
+from rlvr.engines.vllm.request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights
+from rlvr.engines.vllm.transfer import Sender
 from rlvr.errors import ConfigError, EngineError, boundary
 from rlvr.types import JSON
 
-_WORKER = "rlvr.engines.vllm_worker"
+_WORKER = "rlvr.engines.vllm.worker"
 _OURS = ("model", "load_format", "logprobs_mode", "generation_config", "worker_extension_cls", "weight_transfer_config")
 _SHUTDOWN_S = 5.0
 _LOAD_S = 900.0
@@ -40,7 +40,7 @@ class LocalSetup:
     arguments: Mapping[str, JSON]  # the user's, by the names of vLLM's engine arguments
     tensors: Callable[[], Mapping[str, torch.Tensor]]  # the policy's present weights, for routes without a file
     request_s: float  # an engine that has not answered after so long is taken for dead
-    weights: str = "file"  # the route that they take: "file", or a backend of `vllm_transfer`
+    weights: str = "file"  # the route that they take: "file", or a backend of `transfer`
 
 
 class LocalReplica:

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
-from rlvr.engines.vllm_request import Draw, ReplicaLostError, Request, Weights
+from rlvr.engines.vllm.request import Draw, ReplicaLostError, Request, Weights
 from rlvr.errors import EngineError
 
 T = TypeVar("T")

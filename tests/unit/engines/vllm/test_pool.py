@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from rlvr.engines.vllm_pool import Pool
-from rlvr.engines.vllm_request import Draw, ReplicaLostError, Request, Weights
+from rlvr.engines.vllm.pool import Pool
+from rlvr.engines.vllm.request import Draw, ReplicaLostError, Request, Weights
 from rlvr.errors import EngineError
 from rlvr.types import Sampling
 
