@@ -32,6 +32,7 @@ METRICS = {
     "pass@8": Metric("pass@8", 3),
     "mean pass@1": Metric("pass@1, mean of the measurements", 3),
     "budget pass@1": Metric(f"pass@1, mean over the first {BUDGET // 1000}k sampled tokens", 3),
+    "at budget pass@1": Metric(f"pass@1 at {BUDGET // 1000}k sampled tokens", 3),
     "mean pass@8": Metric("pass@8, mean of the measurements", 3),
     "entropy": Metric("entropy, nats per token", 3),
     "clip_share": Metric("share of tokens clipped", 4),

@@ -56,7 +56,8 @@ class Series:
     def final(self, metric: str) -> float:
         """The value at the end; `mean METRIC`: its mean over all measurements but the first, which no training precedes.
 
-        `budget METRIC`: its mean while the first `BUDGET` tokens were sampled, with those of the offline filter.
+        `budget METRIC`: its mean while the first `BUDGET` tokens were sampled, those of the offline filter included;
+        `at budget METRIC`: its value after them.
         For a cost, what it took to reach the target (infinite where it was not reached). NaN where the run has no such value.
         """
         if metric in TO_TARGET:
@@ -66,7 +67,16 @@ class Series:
             return statistics.fmean(found) if found else math.nan
         if metric.startswith("budget "):
             return self.mean_until(BUDGET, metric.removeprefix("budget "))
+        if metric.startswith("at budget "):
+            return self.value_at(BUDGET, metric.removeprefix("at budget "))
         return self.points[-1].values.get(metric, math.nan)
+
+    def value_at(self, tokens: int, metric: str) -> float:
+        """A metric when so many tokens were sampled, between two measurements in proportion; NaN where fewer were sampled."""
+        if self.points[-1].sampled_tokens < tokens:
+            return math.nan
+        xs = [point.sampled_tokens for point in self.points]
+        return float(np.interp(tokens, xs, [point.values[metric] for point in self.points]))
 
     def mean_until(self, tokens: int, metric: str) -> float:
         """Mean of a metric over the first so many sampled tokens: straight lines between measurements, flat before the first.

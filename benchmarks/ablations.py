@@ -141,7 +141,7 @@ COMPARISONS = (
         ("mixed", "dynamic", "window", "dynamic_window"),
         curve="pass@1",
         over="sampled_tokens",
-        metrics=("to_target_tokens", "to_target_s", "budget pass@1"),
+        metrics=("to_target_tokens", "budget pass@1", "at budget pass@1"),
     ),
     Comparison(
         "curricula",
@@ -149,7 +149,7 @@ COMPARISONS = (
         ("mixed", "window_online", "learnability", "easy_to_hard"),
         curve="pass@1",
         over="sampled_tokens",
-        metrics=("to_target_tokens", "to_target_s", "budget pass@1"),
+        metrics=("to_target_tokens", "budget pass@1", "at budget pass@1"),
     ),
     Comparison(
         "headline",
@@ -157,7 +157,7 @@ COMPARISONS = (
         ("mixed", "learnability_dynamic"),
         curve="pass@1",
         over="sampled_tokens",
-        metrics=("to_target_tokens", "to_target_s", "budget pass@1"),
+        metrics=("to_target_tokens", "to_target_s", "budget pass@1", "at budget pass@1"),
     ),
     Comparison(
         "length",

@@ -108,6 +108,8 @@ def test_a_mean_over_a_budget_of_tokens_counts_what_came_before_the_first_measur
     assert series.mean_until(200, "pass@1") == pytest.approx(0.375)
     assert series.mean_until(300, "pass@1") == pytest.approx((200 * 0.375 + 100 * 0.5625) / 300)
     assert math.isnan(series.mean_until(401, "pass@1"))
+    assert series.value_at(300, "pass@1") == pytest.approx(0.625)
+    assert math.isnan(series.value_at(401, "pass@1"))
     cost = tmp_path / "cost.json"
     cost.write_text(json.dumps({"tokens": 200, "wall_s": 0.0, "kept": 1}))
     filtered = read_series(tmp_path / "run", seed=0, cost=cost)
