@@ -102,7 +102,7 @@ ARMS = {
         Arm("easy_to_hard", "easy_to_hard", ("algorithm=grpo", "curriculum=easy_to_hard"), CHOSEN),
         Arm("learnability_dynamic", "learnability and dynamic sampling", (*DYNAMIC, LEARNABILITY), CHOSEN),
         _shaped("kimi", "kimi_length, weight 0.5", "kimi_length", weight=0.5),
-        _shaped("cosine", "cosine_length, at most 64 tokens", "cosine_length"),
+        _shaped("cosine", "cosine_length, limit 64", "cosine_length"),
         _shaped("overlong", "overlong_penalty, 16 to 40 tokens", "overlong_penalty", max_tokens=40, buffer=24),
         _shaped("lcpo_max", "lcpo_max, target 20", f"{SHAPES}:most", target=20, alpha=0.02),
         _shaped("token_cost", "token_cost, 0.01 a token", "token_cost", alpha=0.01),
