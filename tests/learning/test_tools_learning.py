@@ -70,6 +70,7 @@ def test_it_learns_to_ask_with_the_mask_and_not_without(base: Path, tmp_path: Pa
 
 
 def test_without_the_tool_there_is_nothing_to_learn(base: Path, tmp_path: Path) -> None:
-    summary = reinforced(base, tmp_path / "alone", env="single_turn").summary
+    # It would give up by itself, because no group has a signal.
+    summary = reinforced(base, tmp_path / "alone", env="single_turn", rollout={"patience": 40}).summary
     assert summary["before"]["pass@1"]["mean"] < 0.05
     assert summary["after"]["pass@1"]["mean"] < 0.1

@@ -8,6 +8,7 @@ import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,10 +22,12 @@ from rlvr.types import Completion, Engine, Sampling
 
 ALPHABET = "0123456789+-=?;abcdefghijklmnopqrstuvwxyz "
 
+HERE = Path(__file__).parent
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.path.parent.name != "vllm":
+        if item.path.parent != HERE:
             continue
         item.add_marker(pytest.mark.filterwarnings("ignore"))  # what vLLM and its dependencies warn of is not ours to change
         if find_spec("vllm") is None:
