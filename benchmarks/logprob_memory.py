@@ -28,7 +28,7 @@ def run(side: str, tokens: int, hidden: int, vocabulary: int, threads: int) -> d
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     states = torch.randn(tokens, hidden).requires_grad_()
-    weight = (0.05 * torch.randn(vocabulary, hidden)).requires_grad_()
+    weight = torch.empty(vocabulary, hidden).normal_(std=0.05).requires_grad_()
     targets = torch.randint(0, vocabulary, (tokens,))
     states[:1] @ weight[:8].t()  # the first product sets up its threads
     before = _peak_mb()
