@@ -103,11 +103,11 @@ ARMS = {
         Arm("learnability_dynamic", "learnability and dynamic sampling", (*DYNAMIC, LEARNABILITY), CHOSEN),
         _shaped("kimi", "kimi_length, weight 0.5", "kimi_length", weight=0.5),
         _shaped("cosine", "cosine_length, limit 64", "cosine_length"),
-        _shaped("overlong", "overlong_penalty, 16 to 40 tokens", "overlong_penalty", max_tokens=40, buffer=24),
+        _shaped("overlong", "overlong_penalty, 16 to 40", "overlong_penalty", max_tokens=40, buffer=24),
         _shaped("lcpo_max", "lcpo_max, target 20", f"{SHAPES}:most", target=20, alpha=0.02),
         _shaped("token_cost", "token_cost, 0.01 a token", "token_cost", alpha=0.01),
         _shaped("lcpo_exact", "lcpo_exact, target 20", f"{SHAPES}:exact", target=20, alpha=0.02),
-        _shaped("growing", "growing_limit, 24 to 48 tokens", "growing_limit", limits=[24, 32, 40, 48], stage_steps=10, buffer=16),
+        _shaped("growing", "growing_limit, 24 to 48", "growing_limit", limits=[24, 32, 40, 48], stage_steps=10, buffer=16),
     )
 }
 COMPARISONS = (

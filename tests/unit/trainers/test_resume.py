@@ -49,7 +49,7 @@ SECTIONS: dict[str, dict[str, Any]] = {
         "curriculum": {"name": "retire", "within": {"name": "mixture", "by": "terms", "weights": "progress"}},
         "rollout": {"oversample": 1.5},
         "filters": ["too_easy"],
-    }
+    },
 }
 OPTIM: dict[str, dict[str, Any]] = {"refreshed reference, two updates": {"reference_every": 2, "epochs": 2}}
 
