@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections import defaultdict
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,16 +10,16 @@ from torch import Tensor
 
 from rlvr.trainers.algorithms import Algorithm, cispo, dapo, dr_grpo, grpo, gspo
 from rlvr.trainers.loss import prepare, token_losses
+from rlvr.trainers.parity import LONGEST, Setting, TheirBatch
+from rlvr.trainers.parity_peers import Trl
 
-G, ROWS, WIDTH = 4, 8, 6
+G, ROWS, WIDTH = 4, 8, LONGEST
 
 
 @pytest.fixture(scope="module")
-def trainer_class() -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        grpo_trainer = pytest.importorskip("trl.trainer.grpo_trainer")
-    return grpo_trainer.GRPOTrainer
+def trl() -> Trl:
+    pytest.importorskip("trl")
+    return Trl()
 
 
 def batch(seed: int) -> dict[str, Tensor]:
@@ -42,47 +39,10 @@ def batch(seed: int) -> dict[str, Tensor]:
     }
 
 
-def trl_advantages(rewards: Tensor, *, scale: str) -> Tensor:
-    """TRL's arithmetic in `_generate_and_score_completions`: view(-1, G), unbiased std, + 1e-4."""
-    grouped = rewards.view(-1, G)
-    centered = grouped - grouped.mean(1, keepdim=True)
-    return (centered / (grouped.std(1, keepdim=True) + 1e-4) if scale == "group" else centered).flatten()
-
-
-def trl_loss(trainer_class: Any, toy: dict[str, Tensor], **settings: Any) -> tuple[float, Tensor]:
+def trl_loss(trl: Trl, toy: dict[str, Tensor], **settings: Any) -> tuple[float, Tensor]:
     logprobs = toy["logprobs"].clone().requires_grad_()
-    options = {"loss_type": "grpo", "level": "token", "low": 0.2, "high": 0.2, "beta": 0.0, "scale": "group", "delta": None}
-    options |= settings
-    trainer = SimpleNamespace(
-        aux_loss_enabled=False,
-        top_entropy_quantile=1.0,
-        off_policy_mask_threshold=None,
-        importance_sampling_level=options["level"],
-        beta=options["beta"],
-        loss_type=options["loss_type"],
-        epsilon_low=options["low"],
-        epsilon_high=options["high"],
-        use_vllm=False,
-        max_completion_length=WIDTH,
-        current_gradient_accumulation_steps=1,
-        _entropy_bonus_enabled=False,
-        model=SimpleNamespace(training=True),
-        args=SimpleNamespace(use_bias_correction_kl=False, delta=options["delta"], steps_per_generation=1),
-        accelerator=SimpleNamespace(num_processes=1, gather=lambda x: x, reduce=lambda x, reduction: x),
-        _metrics={"train": defaultdict(list)},
-        _get_per_token_logps_and_entropies=lambda *_, **__: (logprobs, torch.zeros_like(toy["logprobs"]), None),
-    )
-    inputs = {
-        "prompt_ids": torch.zeros(ROWS, 1, dtype=torch.long),
-        "prompt_mask": torch.ones(ROWS, 1, dtype=torch.long),
-        "completion_ids": torch.zeros(ROWS, WIDTH, dtype=torch.long),
-        "completion_mask": toy["mask"].long(),
-        "advantages": trl_advantages(toy["rewards"], scale=options["scale"]),
-        "old_per_token_logps": toy["old"],
-        "ref_per_token_logps": toy["ref"],
-        "num_items_in_batch": toy["mask"].sum(),
-    }
-    loss = trainer_class._compute_loss(trainer, None, inputs)
+    batch = TheirBatch(logprobs, toy["old"], toy["ref"], toy["mask"], toy["rewards"], G)
+    loss = trl.loss(batch, Setting("", {}, settings))
     return loss.item(), torch.autograd.grad(loss, logprobs)[0]
 
 
@@ -118,10 +78,10 @@ def our_loss(algorithm: Algorithm, toy: dict[str, Tensor]) -> tuple[float, Tenso
     ],
     ids=lambda value: value.name if isinstance(value, Algorithm) else " ".join(map(str, value.values())),
 )
-def test_loss_and_gradient_agree_with_trl(trainer_class: Any, algorithm: Algorithm, settings: dict[str, Any]) -> None:
+def test_loss_and_gradient_agree_with_trl(trl: Trl, algorithm: Algorithm, settings: dict[str, Any]) -> None:
     for seed in range(5):
         toy = batch(seed)
-        their_loss, their_gradient = trl_loss(trainer_class, toy, **settings)
+        their_loss, their_gradient = trl_loss(trl, toy, **settings)
         loss, gradient = our_loss(algorithm, toy)
         assert loss == pytest.approx(their_loss, abs=1e-10)
         assert torch.allclose(gradient, their_gradient, rtol=0, atol=1e-10)
