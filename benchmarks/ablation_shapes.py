@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from rlvr.trainers.length_penalties import LengthBudget, TargetLength
-from rlvr.trainers.shaping import Shape
+from rlvr.trainers.shaping.base import Shape
+from rlvr.trainers.shaping.length_penalties import LengthBudget, TargetLength
 from rlvr.types import Group
 
 Rewards = list[float | None]

@@ -50,7 +50,7 @@ def checkpoint(folder: Path, size: int) -> str:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from rlvr.envs.tasks import load_task
-    from rlvr.trainers.tiny import tiny_model
+    from rlvr.trainers.model.tiny import tiny_model
 
     tiny = load_task("chains").tiny
     assert tiny is not None

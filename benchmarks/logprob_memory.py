@@ -17,13 +17,13 @@ import subprocess
 import sys
 import time
 
-ROWS = (1 << 26) // 2  # elements of a chunk, as in `rlvr.trainers.policy`
+ROWS = (1 << 26) // 2  # elements of a chunk, as in `rlvr.trainers.model.policy`
 
 
 def run(side: str, tokens: int, hidden: int, vocabulary: int, threads: int) -> dict[str, float]:
     import torch
 
-    from rlvr.trainers.head import chunked_logprobs
+    from rlvr.trainers.model.head import chunked_logprobs
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)

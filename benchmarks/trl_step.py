@@ -70,7 +70,7 @@ def write_model(folder: Path, end_probability: float) -> None:
     from transformers import Qwen3Config, Qwen3ForCausalLM
     from transformers.utils import logging
 
-    from rlvr.trainers.tiny import tiny_tokenizer
+    from rlvr.trainers.model.tiny import tiny_tokenizer
 
     logging.disable_progress_bar()
     tokenizer = tiny_tokenizer(ALPHABET)

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlvr.seeding import rng
-from rlvr.trainers.policy import Policy
+from rlvr.trainers.model.policy import Policy
 
 SEQUENCES, PROMPT, LONGEST, MEAN_COMPLETION = 64, 12, 140, 49
 

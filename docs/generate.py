@@ -19,7 +19,7 @@ from pydantic import BaseModel
 
 from rlvr import config
 from rlvr.registry import names, resolve
-from rlvr.trainers.shapes import build_shape
+from rlvr.trainers.shaping.sections import build_shape
 from rlvr.verifiers.instruction.registry import constraints
 
 HERE = Path(__file__).parent

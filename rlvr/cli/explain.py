@@ -16,8 +16,8 @@ from rlvr.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from rlvr.trainers.explain import Explanation, Preset
-    from rlvr.trainers.toy_batch import ToyResult
+    from rlvr.trainers.explain.algorithm import Explanation, Preset
+    from rlvr.trainers.explain.toy_batch import ToyResult
 
 HELP = "show the formula, constants and traps of an algorithm, or compute it on a toy batch"
 
@@ -42,9 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from rlvr.trainers.algorithms import build
-    from rlvr.trainers.explain import explain, parse_settings, presets, shapes_from
-    from rlvr.trainers.shapes import with_shapes
-    from rlvr.trainers.toy_batch import ToyBatch, compute
+    from rlvr.trainers.explain.algorithm import explain, parse_settings, presets, shapes_from
+    from rlvr.trainers.explain.toy_batch import ToyBatch, compute
+    from rlvr.trainers.shaping.sections import with_shapes
 
     if args.algorithm is not None and args.algorithm.startswith("curriculum="):
         if args.on is not None:

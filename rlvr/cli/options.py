@@ -48,7 +48,7 @@ def subject_of(args: argparse.Namespace, model: str, task: str) -> Subject:
     from rlvr.config import EngineConfig, ModelConfig, env_config
     from rlvr.engines.subject import Subject
     from rlvr.errors import ConfigError
-    from rlvr.trainers.explain import parse_settings
+    from rlvr.trainers.explain.algorithm import parse_settings
 
     try:
         engine = EngineConfig(name=args.engine, url=args.url, max_rows=args.max_rows)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from rlvr.trainers.parity import Comparison, Peer
+    from rlvr.trainers.parity.comparison import Comparison, Peer
 
 HELP = "compare our loss and the gradient of every parameter with TRL's or verl's own code"
 DESCRIPTION = "Runs the same random rollouts and weights through both. Exit code 1 when anything differs by more than rounding."
@@ -28,8 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from rlvr.trainers.parity import compare
-    from rlvr.trainers.parity_peers import load_peer
+    from rlvr.trainers.parity.comparison import compare
+    from rlvr.trainers.parity.peers import load_peer
 
     peer = load_peer(args.against)
     settings = [setting for setting in peer.settings if args.algorithm in (None, setting.algorithm)]

@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-# A second thread has to be woken for every product, which takes about 100 microseconds. On a few dozen rows that is what one
-# thread needs for a matrix of this many elements, so that smaller ones go faster, and at half the CPU time, with one thread.
-_ELEMENTS_WORTH_A_THREAD = 1 << 17
+# A second thread has to be woken for every product, which takes about 100 microseconds: half of what one thread needs on a few
+# dozen rows for a matrix of this many elements. Smaller ones go faster, and at half the CPU time, with one thread.
+_ELEMENTS_WORTH_A_THREAD = 1 << 16
 
 
 def decoding_threads(model: Any) -> int | None:

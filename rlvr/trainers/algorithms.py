@@ -40,7 +40,7 @@ from rlvr.trainers.arguments import checked_arguments
 from rlvr.trainers.correction import Correction, TruncatedImportance
 from rlvr.trainers.kl import ESTIMATORS, K3, KlEstimator
 from rlvr.trainers.objectives import Clipped, Objective, Reinforce, SequenceClipped, StopGradRatio
-from rlvr.trainers.shaping import Identity, KeepAll, KeepGroup, LossFilter, MixedOutcomes, OverlongPenalty, Shape
+from rlvr.trainers.shaping.base import Identity, KeepAll, KeepGroup, LossFilter, MixedOutcomes, OverlongPenalty, Shape
 from rlvr.types import Rollout
 
 Normalization = Literal["group", "batch", "none"]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.loss import prepare
-from rlvr.trainers.sequences import pad
+from rlvr.trainers.model.sequences import pad
 from rlvr.trainers.step import Step
 from rlvr.types import Group, Rollout, Segment, StepBatch
 

@@ -16,9 +16,9 @@ from rlvr.config import RunConfig
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.batch import build_batch, fill_advantages, minibatches
 from rlvr.trainers.loss import LossParts, LossSums, token_losses
-from rlvr.trainers.packing import microbatches
-from rlvr.trainers.policy import Layout, Policy, Scores
-from rlvr.trainers.session import Session
+from rlvr.trainers.model.packing import microbatches
+from rlvr.trainers.model.policy import Layout, Policy, Scores
+from rlvr.trainers.run.session import Session
 from rlvr.types import Group, StepBatch
 
 

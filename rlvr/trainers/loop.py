@@ -15,12 +15,12 @@ from rlvr.evaluation.observer import Observer
 from rlvr.filtering.curriculum import Curriculum, StarvedError
 from rlvr.filtering.posterior import SolveRates, write_solve_rates
 from rlvr.trainers.batch import rollout_advantages
-from rlvr.trainers.best import Measured
 from rlvr.trainers.drought import Drought
-from rlvr.trainers.health import HealthWatch
 from rlvr.trainers.learner import Learner, Reference
 from rlvr.trainers.rollouts import Collected, Collector
-from rlvr.trainers.session import Session
+from rlvr.trainers.run.best import Measured
+from rlvr.trainers.run.health import HealthWatch
+from rlvr.trainers.run.session import Session
 from rlvr.types import JSON, Outcome, StepBatch
 
 

@@ -16,8 +16,8 @@ from rlvr.filtering.pass_rates import PassRates, select_problems
 from rlvr.filtering.window import Window
 from rlvr.registry import resolve
 from rlvr.trainers.algorithms import Algorithm, build
-from rlvr.trainers.shapes import shapes_in, with_shapes
-from rlvr.trainers.shaping import ChecksProblems
+from rlvr.trainers.shaping.base import ChecksProblems
+from rlvr.trainers.shaping.sections import shapes_in, with_shapes
 from rlvr.types import Problem, Sampling
 
 

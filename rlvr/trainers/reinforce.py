@@ -16,14 +16,14 @@ from rlvr.evaluation.observer import Observer
 from rlvr.filtering.curriculum import Course, make_curriculum
 from rlvr.filtering.posterior import SolveRates
 from rlvr.trainers.algorithms import Algorithm
-from rlvr.trainers.best import BEST, Measured, best_of, keep_best, kept_step, read_measured, why_stop
-from rlvr.trainers.evaluator import MAIN, Evaluator, gains, without_results
-from rlvr.trainers.health import HealthWatch
 from rlvr.trainers.learner import Learner, Reference
 from rlvr.trainers.loop import RlLoop
 from rlvr.trainers.plan import check_context, measured_rates, sampling_of
 from rlvr.trainers.rollouts import Collector
-from rlvr.trainers.session import Session
+from rlvr.trainers.run.best import BEST, Measured, best_of, keep_best, kept_step, read_measured, why_stop
+from rlvr.trainers.run.evaluator import MAIN, Evaluator, gains, without_results
+from rlvr.trainers.run.health import HealthWatch
+from rlvr.trainers.run.session import Session
 from rlvr.types import Problem
 from rlvr.verifiers.runner import Grader, WeightedVerifier
 

@@ -17,8 +17,8 @@ from rlvr.evaluation.tally import Tally
 from rlvr.filtering.curriculum import Curriculum
 from rlvr.filtering.posterior import SolveRates
 from rlvr.trainers.algorithms import Algorithm
-from rlvr.trainers.distributed import World
 from rlvr.trainers.group_filters import GroupFilter, build_filters
+from rlvr.trainers.model.distributed import World
 from rlvr.types import Group, Problem, Sampling
 
 NO_SIGNAL = "no_signal"  # what the algorithm drops

@@ -21,10 +21,10 @@ from rlvr.seeding import rng, seed
 from rlvr.tools.formats import format_named
 from rlvr.tools.formats.blocks import Blocks
 from rlvr.tools.parse import ToolFormat
-from rlvr.trainers.packing import microbatches
-from rlvr.trainers.policy import Policy
-from rlvr.trainers.sequences import pad
-from rlvr.trainers.session import Session
+from rlvr.trainers.model.packing import microbatches
+from rlvr.trainers.model.policy import Policy
+from rlvr.trainers.model.sequences import pad
+from rlvr.trainers.run.session import Session
 from rlvr.types import Message
 
 

@@ -25,17 +25,17 @@ from rlvr.errors import CheckpointError, ConfigError, boundary
 from rlvr.evaluation.observer import Observer, SilentObserver
 from rlvr.evaluation.report import write_report
 from rlvr.trainers.algorithms import Algorithm, build
-from rlvr.trainers.checkpoint import check_space, checkpoints, tidy
-from rlvr.trainers.distributed import World, join_world
-from rlvr.trainers.lock import locked
-from rlvr.trainers.lora import check_adapter, with_adapter
-from rlvr.trainers.metrics import check_writers
-from rlvr.trainers.optimizer import learning_rate
+from rlvr.trainers.model.distributed import World, join_world
+from rlvr.trainers.model.lora import check_adapter, with_adapter
+from rlvr.trainers.model.optimizer import learning_rate
+from rlvr.trainers.model.tiny import tiny_model
 from rlvr.trainers.plan import algorithm_of, arithmetic, check_recipe, training_problems
-from rlvr.trainers.rundir import RunFolder, default_path, write_text
-from rlvr.trainers.session import Session
+from rlvr.trainers.run.checkpoint import check_space, checkpoints, tidy
+from rlvr.trainers.run.lock import locked
+from rlvr.trainers.run.metrics import check_writers
+from rlvr.trainers.run.rundir import RunFolder, default_path, write_text
+from rlvr.trainers.run.session import Session
 from rlvr.trainers.sft import SupervisedRun
-from rlvr.trainers.tiny import tiny_model
 from rlvr.types import Problem
 
 NEW_TINY = "new:tiny"

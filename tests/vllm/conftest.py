@@ -17,7 +17,7 @@ import torch
 from rlvr import seeding
 from rlvr.engines.native import NativeEngine
 from rlvr.engines.vllm.engine import VllmEngine
-from rlvr.trainers.tiny import tiny_tokenizer
+from rlvr.trainers.model.tiny import tiny_tokenizer
 from rlvr.types import Completion, Engine, Sampling
 
 ALPHABET = "0123456789+-=?;abcdefghijklmnopqrstuvwxyz "

@@ -21,7 +21,7 @@ import torch
 from rlvr.engines.native import NativeEngine
 from rlvr.engines.vllm.engine import VllmEngine
 from rlvr.errors import EngineError
-from rlvr.trainers.tiny import tiny_tokenizer
+from rlvr.trainers.model.tiny import tiny_tokenizer
 from rlvr.types import FinishReason, Sampling
 
 from .conftest import ALPHABET, build_model, generate, perturb, prompts

@@ -11,7 +11,7 @@ import pytest
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained model of task `chains` in Hugging Face format."""
     from rlvr.envs.tasks import load_task
-    from rlvr.trainers.tiny import tiny_model
+    from rlvr.trainers.model.tiny import tiny_model
 
     tiny = load_task("chains").tiny
     assert tiny is not None

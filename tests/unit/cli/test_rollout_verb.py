@@ -38,7 +38,7 @@ class Silent(Scripted):
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from rlvr.envs.tasks import load_task
-    from rlvr.trainers.tiny import tiny_model
+    from rlvr.trainers.model.tiny import tiny_model
 
     folder = tmp_path_factory.mktemp("rollout")
     tiny = load_task("products").tiny

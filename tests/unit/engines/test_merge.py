@@ -14,7 +14,7 @@ from rlvr.engines.load import load_model
 from rlvr.engines.merge import merge_models
 from rlvr.envs.tasks import load_task
 from rlvr.errors import CheckpointError, ConfigError
-from rlvr.trainers.tiny import tiny_model
+from rlvr.trainers.model.tiny import tiny_model
 
 
 @pytest.fixture

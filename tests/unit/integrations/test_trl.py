@@ -121,7 +121,7 @@ def test_a_real_trainer_trains_two_steps_with_it(trl: Any, plugin: str, tmp_path
     from datasets import Dataset
 
     from rlvr.envs.tasks import load_task
-    from rlvr.trainers.tiny import tiny_model
+    from rlvr.trainers.model.tiny import tiny_model
 
     tiny = load_task("chains").tiny
     assert tiny is not None

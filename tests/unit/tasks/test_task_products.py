@@ -8,8 +8,8 @@ from rlvr.config import SftConfig
 from rlvr.envs.renderer import Renderer
 from rlvr.envs.tasks import load_task
 from rlvr.errors import TaskError
+from rlvr.trainers.model.tiny import tiny_tokenizer
 from rlvr.trainers.sft import DemonstrationSampler
-from rlvr.trainers.tiny import tiny_tokenizer
 
 ASKED = re.compile(r"<code>(\d+)\*(\d+)</code>\n<output>\n(\d+)\n</output>\n<answer>(\d+)</answer>")
 

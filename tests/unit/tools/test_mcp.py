@@ -229,7 +229,7 @@ def test_a_server_that_dies_in_a_rollout_leaves_that_rollout_unscored_and_the_ot
     from rlvr.envs.renderer import Renderer
     from rlvr.envs.rollout import RolloutRunner
     from rlvr.testing import ScriptedEngine
-    from rlvr.trainers.tiny import tiny_tokenizer
+    from rlvr.trainers.model.tiny import tiny_tokenizer
     from rlvr.types import Message, Problem, Rollout, Sampling, Verdict
 
     class Grader:

@@ -26,7 +26,7 @@ from rlvr.trainers.algorithms import (
 from rlvr.trainers.arguments import settings_of
 from rlvr.trainers.kl import K1, K2
 from rlvr.trainers.objectives import Clipped, Reinforce, SequenceClipped, StopGradRatio
-from rlvr.trainers.shaping import Identity, KeepAll, MixedOutcomes, OverlongPenalty
+from rlvr.trainers.shaping.base import Identity, KeepAll, MixedOutcomes, OverlongPenalty
 
 PRESETS: dict[str, Callable[..., Algorithm]] = {
     "grpo": grpo,

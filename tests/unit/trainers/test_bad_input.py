@@ -17,7 +17,7 @@ from rlvr.config import load_recipe, to_toml
 from rlvr.envs.tasks import load_task
 from rlvr.filtering.pass_rates import PassRate, PassRateFile
 from rlvr.filtering.window import Window
-from rlvr.trainers.tiny import tiny_model
+from rlvr.trainers.model.tiny import tiny_model
 from rlvr.trainers.train import train
 
 MakeRecipe = Callable[..., dict[str, Any]]

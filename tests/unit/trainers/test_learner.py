@@ -19,11 +19,11 @@ from rlvr.errors import TrainingError
 from rlvr.evaluation.observer import SilentObserver
 from rlvr.trainers.algorithms import build
 from rlvr.trainers.batch import build_batch, minibatches, rollout_advantages
-from rlvr.trainers.distributed import World
 from rlvr.trainers.learner import Learner, Reference
-from rlvr.trainers.rundir import RunFolder
-from rlvr.trainers.session import Session
-from rlvr.trainers.tiny import tiny_model
+from rlvr.trainers.model.distributed import World
+from rlvr.trainers.model.tiny import tiny_model
+from rlvr.trainers.run.rundir import RunFolder
+from rlvr.trainers.run.session import Session
 from rlvr.types import Completion, FinishReason, Group, Message, Problem, Rollout, Turn
 
 SPEC = TinyModel(alphabet="0123456789", hidden=32, layers=2, heads=2, kv_heads=1, head_dim=16, intermediate=48)

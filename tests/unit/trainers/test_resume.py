@@ -20,7 +20,7 @@ import torch
 
 from rlvr.config import load_recipe, to_toml
 from rlvr.filtering.posterior import read_solve_rates
-from rlvr.trainers.checkpoint import load_state
+from rlvr.trainers.run.checkpoint import load_state
 from rlvr.trainers.train import resume, train
 
 pytestmark = pytest.mark.processes

@@ -12,7 +12,7 @@ from rlvr.config import load_recipe
 from rlvr.filtering.curriculum import Course, Uniform
 from rlvr.filtering.posterior import SolveRates
 from rlvr.trainers.algorithms import build
-from rlvr.trainers.distributed import World
+from rlvr.trainers.model.distributed import World
 from rlvr.trainers.rollouts import Collected, Collector
 from rlvr.types import Completion, FinishReason, Group, Message, Problem, Rollout, Sampling, Stop, Turn, Verdict
 

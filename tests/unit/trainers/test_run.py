@@ -20,7 +20,7 @@ from rlvr.evaluation.ledger import read_rollouts
 from rlvr.filtering.filter import FilterRequest, filter_task
 from rlvr.filtering.posterior import read_solve_rates
 from rlvr.filtering.window import Window
-from rlvr.trainers.tiny import tiny_model
+from rlvr.trainers.model.tiny import tiny_model
 from rlvr.trainers.train import Run, dry_run, resume, train
 
 MakeRecipe = Callable[..., dict[str, Any]]

@@ -16,14 +16,14 @@ import pytest
 from rlvr.cli.main import main
 from rlvr.config import load_recipe, to_toml
 from rlvr.errors import ConfigError
-from rlvr.trainers.lock import locked
+from rlvr.trainers.run.lock import locked
 from rlvr.trainers.train import resume, train, train_or_resume
 
 MakeRecipe = Callable[..., dict[str, Any]]
 
 HOLDER = """
 import pathlib, sys
-from rlvr.trainers.lock import locked
+from rlvr.trainers.run.lock import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()

@@ -19,7 +19,7 @@ from rlvr.evaluation.health.signals import rollout_id
 from rlvr.evaluation.health.watch import Finding
 from rlvr.evaluation.view.book import Book
 from rlvr.evaluation.view.server import ViewServer
-from rlvr.trainers.rundir import write_text
+from rlvr.trainers.run.rundir import write_text
 from rlvr.types import Verdict
 
 from .conftest import HOSTILE, make_rollout, step_of, write_run, write_step

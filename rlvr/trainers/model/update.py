@@ -1,0 +1,71 @@
+"""One optimizer step from micro-batches, on one process or many."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlvr.config import OptimConfig
+from rlvr.errors import TrainingError
+from rlvr.trainers.model.distributed import World
+from rlvr.trainers.model.optimizer import adamw, clip_gradients, learning_rate, schedule_factor
+from rlvr.trainers.model.policy import Policy
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    loss: float
+    grad_norm: float
+    lr: float
+
+
+class Updater:
+    """Owns the optimizer. The gradient of a step is the sum over its micro-batches and over all ranks."""
+
+    def __init__(self, policy: Policy, settings: OptimConfig, steps: int, world: World) -> None:
+        self._parameters = policy.parameters()
+        self._settings = settings
+        self._steps = steps
+        self._world = world
+        everything = sum(parameter.numel() for parameter in policy.model.parameters())
+        trained = sum(parameter.numel() for parameter in self._parameters)
+        self.peak_lr = learning_rate(settings, everything, is_adapter=trained < everything)
+        self._optimizer = adamw(self._parameters, settings, self.peak_lr)
+
+    def step(self, losses: Iterable[Callable[[], Tensor]], step: int) -> StepStats:
+        """Accumulate the gradients of `losses` (each computed when it is called) and update the parameters once.
+
+        Raises:
+            TrainingError: the loss or the gradient is not finite; the parameters were not touched.
+        """
+        self._optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for compute in losses:
+            loss = compute()
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        self._world.sum_gradients(self._parameters)
+        total = self._world.sum(torch.tensor(total, device=self._world.device)).item()
+        norm = clip_gradients(self._parameters, self._settings.grad_clip).item()
+        if not (math.isfinite(total) and math.isfinite(norm)):
+            self._optimizer.zero_grad(set_to_none=True)
+            raise TrainingError(
+                f"step {step + 1}: loss {total} with gradient norm {norm} is not finite; the weights were not touched. "
+                "Lower optim.lr, or look at the step's rollouts for logprobs of -inf"
+            )
+        lr = self.peak_lr * schedule_factor(self._settings, step, self._steps)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        self._optimizer.step()
+        return StepStats(total, norm, lr)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self._optimizer.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._optimizer.load_state_dict(state)

@@ -1,0 +1,121 @@
+"""What every training run owns: the model, its optimizer, its folder, and the step it has reached."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rlvr.config import Recipe
+from rlvr.engines.load import LoadedModel
+from rlvr.envs.renderer import Renderer
+from rlvr.evaluation.observer import Observer
+from rlvr.trainers.model.distributed import World
+from rlvr.trainers.model.policy import Policy, unwrap
+from rlvr.trainers.model.update import Updater
+from rlvr.trainers.run.checkpoint import checkpoints, load_state, save_checkpoint
+from rlvr.trainers.run.metrics import MetricWriters
+from rlvr.trainers.run.rundir import RunFolder
+
+
+class Session:
+    """One run in one process. `step` counts finished steps; a checkpoint holds all that the next step depends on.
+
+    Nothing random is kept between steps: every draw is seeded by what it is for, so weights, optimizer state, the step
+    and the curriculum's state are the whole state of a run.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: RunFolder,
+        loaded: LoadedModel,
+        world: World,
+        observer: Observer,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.recipe = recipe
+        self.folder = folder
+        self.world = world
+        self.observer = observer
+        self.loaded = loaded
+        self.tokenizer = loaded.tokenizer
+        self.renderer = Renderer(loaded.tokenizer, recipe.template, end_ids=loaded.end_ids)
+        self.policy = Policy(
+            loaded.model,
+            autocast=torch.bfloat16 if loaded.precision == "bf16" else None,
+            checkpoint_layers=recipe.load.gradient_checkpointing,
+        )
+        self.updater = Updater(self.policy, recipe.optim, recipe.steps, world)
+        self.step = 0
+        self.clock = clock  # seconds that the run took so far, those of earlier processes included
+        self.extra_state: dict[str, Any] = {}
+        self.results: dict[str, Any] = {}  # what summary.json will say beside paths and times
+        self._writers: MetricWriters | None = None
+        self._saved_step: int | None = None
+
+    @property
+    def max_context(self) -> int:
+        """Tokens that the model can attend to, prompt and answer together."""
+        config = unwrap(self.loaded.model).config
+        return int(getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None) or 1 << 30)
+
+    @property
+    def latest_checkpoint(self) -> Path | None:
+        return next(reversed(checkpoints(self.folder.checkpoints)), None)
+
+    def restore(self, checkpoint: Path) -> None:
+        """Continue from a checkpoint, whose weights are those of `loaded`.
+
+        Raises:
+            CheckpointError: its state cannot be read.
+        """
+        state = load_state(checkpoint)
+        self.step = state["step"]
+        self.updater.load_state_dict(state["optimizer"])
+        self.extra_state = state["extra"]
+        self._saved_step = self.step
+
+    def finish_step(self, metrics: Mapping[str, Any]) -> None:
+        """Count the step and write its metrics (on the first rank alone)."""
+        self.step += 1
+        if not self.world.is_main:
+            return
+        line = {"step": self.step, **metrics, "time_total_s": self.clock()}
+        self.folder.log(line)
+        if self._writers is None:
+            config = self.recipe.model_dump(mode="json")
+            self._writers = MetricWriters(self.folder.path, self.recipe.wandb, config, self.step)
+        self._writers.write(line)
+
+    def checkpoint_if_due(self) -> bool:
+        """Save where the recipe says so, and whether it did."""
+        every = self.recipe.checkpoint.every
+        is_due = every > 0 and self.step % every == 0
+        if is_due:
+            self.save()
+        return is_due
+
+    def save(self) -> None:
+        """Checkpoint the present step, unless that was done.
+
+        Raises:
+            CheckpointError: the disk refuses; earlier checkpoints are untouched.
+        """
+        if self._saved_step == self.step:
+            return
+        if self.world.is_main:
+            state = {"step": self.step, "optimizer": self.updater.state_dict(), "extra": self.extra_state}
+            save_checkpoint(
+                self.folder.checkpoints, self.step, self.loaded.model, self.tokenizer, state, keep=self.recipe.checkpoint.keep
+            )
+        self.world.wait()
+        self._saved_step = self.step
+
+    def close(self) -> None:
+        if self._writers is not None:
+            self._writers.close()
