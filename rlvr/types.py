@@ -77,7 +77,8 @@ class Completion:
     """What one engine call returned: `token_ids[n]` and their `logprobs[n]` under the sampling distribution.
 
     The end-of-sequence token, where the model sampled one, is the last of `token_ids`.
-    `policy_version` counts the weight updates that the engine had received. `reported_tokens` is set where a server only
+    `policy_version` counts the weight updates that the engine had received when it sampled the first token. Where new weights
+    came while it was sampling, `token_versions[n]` counts them for each token. `reported_tokens` is set where a server only
     told the number of tokens.
     """
 
@@ -86,10 +87,18 @@ class Completion:
     finish_reason: FinishReason
     policy_version: int = 0
     reported_tokens: int | None = None
+    token_versions: tuple[int, ...] | None = None  # None: `policy_version` sampled them all
 
     def __post_init__(self) -> None:
         if len(self.token_ids) != len(self.logprobs):
             raise ValueError(f"{len(self.token_ids)} token_ids, but {len(self.logprobs)} logprobs")
+        if self.token_versions is not None and len(self.token_versions) != len(self.token_ids):
+            raise ValueError(f"{len(self.token_ids)} token_ids, but {len(self.token_versions)} token_versions")
+
+    @property
+    def versions(self) -> tuple[int, ...]:
+        """[n] the version of the policy that sampled each token."""
+        return (self.policy_version,) * len(self.token_ids) if self.token_versions is None else self.token_versions
 
     @property
     def sampled_tokens(self) -> int:

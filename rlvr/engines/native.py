@@ -32,6 +32,7 @@ class _Request:
     limit: int  # tokens that it may sample
     future: asyncio.Future[Completion]
     born: int = 0  # the engine's clock when its prompt was prefilled
+    version: int = 0  # of the weights that sampled its first token
 
 
 class NativeEngine:
@@ -84,6 +85,7 @@ class NativeEngine:
         self._next_full = 0  # the clock when a row reaches its limit
         self._has_stops = False
         self._has_cancelled = False
+        self._changes: list[tuple[int, int]] = []  # the clock when weights came while rows were decoded, and their version
         self._server: asyncio.Task[None] | None = None
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
@@ -121,9 +123,19 @@ class NativeEngine:
         if self._waiting or self._rows:
             count = len(self._waiting) + len(self._rows)
             raise EngineError(f"weights cannot change while {count} requests are in flight; await them first")
+        self.take_weights(self.policy_version + 1)
+
+    def take_weights(self, version: int) -> None:
+        """Take over the model's present weights as `version`, between two decoding steps: requests in flight go on with them.
+
+        What they have in the cache stays as the old weights computed it, and each token is marked with its version. Sampling
+        logprobs are those of what was really sampled from: new weights over an old cache.
+        """
         with boundary(EngineError, "taking over the policy's weights"):
             self._decoder.refresh()
-        self.policy_version += 1
+        self.policy_version = version
+        self._changes = [change for change in self._changes if self._rows and change[0] >= self._oldest]
+        self._changes += [(self._clock, version)] if self._rows else []
 
     async def close(self) -> None:
         """Cancel what is in flight and free the cache."""
@@ -177,7 +189,7 @@ class NativeEngine:
         prompts: dict[tuple[int, ...], int] = {}
         prompt_of_row = [prompts.setdefault(request.prompt, len(prompts)) for request in entering]
         for request in entering:
-            request.born = self._clock
+            request.born, request.version = self._clock, self.policy_version
         self._rows += entering
         self._survey()
         limits = [request.limit for request in entering]
@@ -222,8 +234,10 @@ class NativeEngine:
             request = self._rows[row]
             count = self._count(request)
             if not request.future.done():
-                completion = Completion(tuple(ids[:count]), tuple(values[:count]), finished[row], self.policy_version)
-                request.future.set_result(completion)
+                versions = self._versions(request, count)
+                request.future.set_result(
+                    Completion(tuple(ids[:count]), tuple(values[:count]), finished[row], request.version, token_versions=versions)
+                )
         self._remove(rows)
 
     def _drop_cancelled(self) -> None:
@@ -246,6 +260,15 @@ class NativeEngine:
         self._table.move(sources, targets, left)
         if left:
             self._decoder.move(sources, targets, left, self._longest())
+
+    def _versions(self, request: _Request, count: int) -> tuple[int, ...] | None:
+        """The version of each of a row's `count` tokens; None where its first one's sampled them all."""
+        versions = [request.version] * count
+        for clock, version in self._changes:
+            first = clock - request.born + 1  # the token that the next decoding step drew
+            if first > 0:
+                versions[first:] = [version] * len(versions[first:])
+        return tuple(versions) if any(version != request.version for version in versions) else None
 
     def _count(self, request: _Request) -> int:
         """Tokens that a row has sampled."""

@@ -219,12 +219,15 @@ def _turn_to_json(turn: Turn) -> dict[str, JSON]:
     # Left out where there is nothing to say: most rollouts have no tools.
     if completion.reported_tokens is not None:
         row["completion"]["reported_tokens"] = completion.reported_tokens
+    if completion.token_versions is not None:
+        row["completion"]["token_versions"] = completion.token_versions
     row |= {"inline": turn.inline} if turn.inline is not None else {}
     return row | ({"calls": [asdict(call) for call in turn.calls]} if turn.calls else {})
 
 
 def _turn_from_json(row: Mapping[str, Any]) -> Turn:
     completion = row["completion"]
+    versions = completion.get("token_versions")
     return Turn(
         tuple(row["prompt_ids"]),
         Completion(
@@ -233,6 +236,7 @@ def _turn_from_json(row: Mapping[str, Any]) -> Turn:
             FinishReason(completion["finish_reason"]),
             completion["policy_version"],
             completion.get("reported_tokens"),
+            None if versions is None else tuple(versions),
         ),
         _message_from_json(row["message"]),
         tuple(map(_message_from_json, row["replies"])),

@@ -361,3 +361,61 @@ def test_weights_cannot_change_while_requests_are_in_flight() -> None:
     asyncio.run(updating())
     engine.update_weights()
     assert engine.policy_version == 1
+
+
+def test_weights_may_come_between_decoding_steps_and_every_token_says_which_sampled_it() -> None:
+    old, new = build(), build()
+    for parameter in new.parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    changing = build()
+    engine = NativeEngine(changing, None)
+    engine.policy_version = 7
+    prompt, sampling = prompts(1)[0], Sampling(max_tokens=24, seed=5)
+
+    async def main() -> tuple[Completion, Completion, Completion]:
+        early = asyncio.create_task(engine.generate(prompt, sampling))
+        while engine._clock < 9:
+            await asyncio.sleep(0)
+        changing.load_state_dict(new.state_dict())
+        engine.take_weights(8)
+        late = asyncio.create_task(engine.generate(prompt, sampling))
+        return await early, await late, await engine.generate(prompt, sampling)
+
+    early, late, after = asyncio.run(main())
+    assert early.policy_version == 7
+    assert early.token_versions == (7,) * 10 + (8,) * 14
+    assert early.versions == early.token_versions
+    assert (late.policy_version, late.token_versions) == (8, None)
+    assert late == after
+    [as_before] = generate(NativeEngine(old, None), [(prompt, sampling)])
+    assert early.token_ids[:10] == as_before.token_ids[:10]
+    assert early.logprobs[:10] == as_before.logprobs[:10]
+    assert early.token_ids != as_before.token_ids
+    # What was sampled from: the new weights over what the old ones left in the cache.
+    with torch.no_grad():
+        ids = torch.tensor([[*prompt, *early.token_ids]])
+        cache = old(input_ids=ids[:, : len(prompt) + 9], use_cache=True).past_key_values
+        logits = new(input_ids=ids[:, len(prompt) + 9 : -1], past_key_values=cache).logits[0]
+    expected = logits.log_softmax(-1).gather(-1, ids[0, len(prompt) + 10 :, None])[:, 0]
+    torch.testing.assert_close(torch.tensor(early.logprobs[10:]), expected, atol=1e-4, rtol=0)
+
+
+def test_several_changes_of_weights_in_one_sequence_are_all_told_apart() -> None:
+    engine = NativeEngine(build(), None)
+
+    async def main() -> list[Completion]:
+        first = asyncio.create_task(engine.generate([1, 2], Sampling(max_tokens=20)))
+        for clock, version in ((4, 1), (9, 2)):
+            while engine._clock < clock:
+                await asyncio.sleep(0)
+            engine.take_weights(version)
+            if version == 1:
+                second = asyncio.create_task(engine.generate([3], Sampling(max_tokens=4)))
+        return [await first, await second]
+
+    first, second = asyncio.run(main())
+    assert first.token_versions == (0,) * 5 + (1,) * 5 + (2,) * 10
+    assert second.versions == (1,) * 4
+    assert engine._changes == [(4, 1), (9, 2)]
+    engine.take_weights(3)
+    assert engine._changes == []

@@ -34,7 +34,9 @@ messages = st.builds(Message, st.sampled_from(["user", "assistant", "tool"]), te
 def completions(draw: st.DrawFn) -> Completion:
     ids = draw(st.lists(st.integers(0, 2**31), max_size=5))
     logprobs = draw(st.lists(st.floats(max_value=0, allow_nan=False), min_size=len(ids), max_size=len(ids)))
-    return Completion(tuple(ids), tuple(logprobs), draw(st.sampled_from(FinishReason)), draw(st.integers(0, 99)))
+    versions = draw(st.none() | st.lists(st.integers(0, 99), min_size=len(ids), max_size=len(ids)).map(tuple))
+    finish, version = draw(st.sampled_from(FinishReason)), draw(st.integers(0, 99))
+    return Completion(tuple(ids), tuple(logprobs), finish, version, token_versions=versions)
 
 
 verdicts = st.one_of(
