@@ -9,7 +9,7 @@ VLLM := .venv-vllm
 # OpenMP threads that spin while they wait make a busy machine up to 50 times slower.
 export OMP_WAIT_POLICY := PASSIVE
 
-.PHONY: help env peers quickstart test test-vllm check bench docs clean
+.PHONY: help env peers quickstart test test-vllm check bench docs site clean
 
 help:
 	@echo "make quickstart   train a tiny model with verifiable rewards, measured before and after (5 minutes, no GPU)"
@@ -18,6 +18,7 @@ help:
 	@echo "make check        lint, format, types, import contracts"
 	@echo "make bench        every benchmark against its peer"
 	@echo "make docs         regenerate the reference pages that come from the code"
+	@echo "make site         the documentation as a site, build/site/index.html; opens without a server or a network"
 	@echo "make env          .venv with everything that tests and benchmarks need"
 	@echo "make peers        verl's core algorithms into .venv, for rlvr parity --against verl"
 	@echo "make clean        remove caches and build outputs (.venv and runs/ stay)"
@@ -72,6 +73,10 @@ bench: env
 
 docs: env
 	$(BIN)/python docs/generate.py
+
+# The variable silences a notice about another product.
+site: env
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

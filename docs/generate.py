@@ -5,6 +5,8 @@ A part stands between `<!-- generated: NAME -->` and `<!-- end -->`.
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import inspect
 import io
 import re
@@ -18,6 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from rlvr import config
+from rlvr.cli.main import VERBS
 from rlvr.registry import names, resolve
 from rlvr.trainers.shaping.sections import build_shape
 from rlvr.verifiers.instruction.registry import constraints
@@ -89,8 +92,44 @@ def instruction_defects() -> str:
     return f"{len(found)} constraints.\n\n" + "\n".join(found)
 
 
+def command_line() -> str:
+    """Every verb with its arguments, as `rlvr VERB --help` has them."""
+    parts = []
+    for verb in VERBS:
+        module: Any = importlib.import_module(f"rlvr.cli.{verb}")
+        parser = argparse.ArgumentParser(prog=f"rlvr {verb}", description=module.HELP)
+        module.add_arguments(parser)
+        parts.append(f"## {verb}\n\n{_cell(module.HELP)}\n\n" + "\n\n".join(_command_tables(parser)))
+    return "\n\n".join(parts)
+
+
+def _command_tables(parser: argparse.ArgumentParser) -> list[str]:
+    """The table of a command, then those of its subcommands."""
+    rows, inner = [], []
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                inner += [f"`rlvr {parser.prog.split()[1]} {name}`", *_command_tables(command)]
+        elif not isinstance(action, argparse._HelpAction) and action.help is not argparse.SUPPRESS:
+            rows.append(f"| {_usage(action)} | {_cell((action.help or '').replace('%%', '%'))} |")
+    return (["\n".join(["| argument | |", "|---|---|", *rows])] if rows else []) + inner
+
+
+def _usage(action: argparse.Action) -> str:
+    """How an argument is written: `-n N, --samples N`, `{list,show}`, `[task]`."""
+    name = (
+        action.metavar if isinstance(action.metavar, str) else action.dest if not action.option_strings else action.dest.upper()
+    )
+    value = f"{{{','.join(map(str, action.choices))}}}" if action.choices and action.metavar is None else name
+    several = {"*": f"[{value} ...]", "+": f"{value} [{value} ...]", "?": f"[{value}]", 0: ""}
+    shown = several.get(action.nargs, value) if action.nargs is not None else value
+    ways = [f"{option} {shown}".strip() for option in action.option_strings] or [shown]
+    return ", ".join(f"`{way}`".replace("|", "\\|") for way in ways)
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "recipe keys": recipe_keys,
+    "command line": command_line,
     "presets": presets,
     "shapes": shapes,
     "instruction constraints": instruction_constraints,
@@ -99,7 +138,9 @@ PARTS: dict[str, Callable[[], str]] = {
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    """Text for a cell of a table: outside of code, a `<` would begin a tag."""
+    parts = text.replace("|", "\\|").split("`")
+    return "`".join(part if index % 2 else part.replace("<", "&lt;") for index, part in enumerate(parts))
 
 
 def _table(title: str, schema: type[BaseModel], prefix: str, only: set[str] | None) -> str:
@@ -143,7 +184,7 @@ def _comments(schema: type[BaseModel]) -> dict[str, str]:
             for token in tokenize.generate_tokens(io.StringIO(source).readline):
                 field = re.match(r"\s*(\w+):", token.line)
                 if token.type == tokenize.COMMENT and field:
-                    found[field[1]] = token.string.lstrip("# ").replace("|", "\\|").replace("None:", "unset:")
+                    found[field[1]] = _cell(token.string.lstrip("# ")).replace("None:", "unset:")
     return found
 
 

@@ -76,8 +76,7 @@ def train_or_resume(recipe: Recipe | str | Path, *, observer: Observer | None = 
     """Start a recipe, or go on with the run of it that is in its folder already; one that is finished is only shown.
 
     Raises:
-        ConfigError: the folder holds a run of another recipe; names the first key that differs.
-        Otherwise as `train`.
+        ConfigError: the folder holds a run of another recipe; names the first key that differs. Otherwise as `train`.
     """
     chosen = _as_recipe(recipe, {})
     path = default_path(chosen)
