@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from rlvr.types import Engine
 
@@ -43,3 +43,15 @@ class TrainableEngine(Engine, Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+@runtime_checkable
+class PushedEngine(TrainableEngine, Protocol):
+    """An engine that generates in another process, and takes weights between its decoding steps."""
+
+    def push_weights(self) -> WeightUpdate | None:
+        """Like `update_weights`, with requests in flight: they go on with the new weights, and their tokens name their version.
+
+        It blocks until the weights are there: for a thread beside the event loop that asks `generate`.
+        """
+        ...

@@ -88,11 +88,11 @@ class NativeEngine:
         self._changes: list[tuple[int, int]] = []  # the clock when weights came while rows were decoded, and their version
         self._server: asyncio.Task[None] | None = None
 
-    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, is_urgent: bool = False) -> Completion:
         """Sample one completion of `prompt_ids`.
 
         It ends with an end-of-sequence token, with the token that completes a stop string, after `max_tokens`, or where the
-        context is full.
+        context is full. One that `is_urgent` goes before those that wait.
 
         Raises:
             ContextFullError: the prompt is too long.
@@ -105,7 +105,7 @@ class NativeEngine:
         self._leave_dead_loop()
         limit = min(sampling.max_tokens, self.max_context - len(prompt))
         request = _Request(prompt, sampling, limit, loop.create_future())
-        self._waiting.append(request)
+        (self._waiting.appendleft if is_urgent else self._waiting.append)(request)
         if self._server is None or self._server.done():
             self._server = loop.create_task(self._serve())
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,6 +22,19 @@ def decoding_threads(model: Any) -> int | None:
     matrices = [parameter.numel() for parameter in model.parameters() if parameter.dim() == 2]
     is_small = bool(matrices) and sum(matrices) / len(matrices) <= _ELEMENTS_WORTH_A_THREAD
     return 1 if is_small and next(model.parameters()).device.type == "cpu" else None
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """CPU threads of two processes that work at the same time."""
+
+    generation: int
+    update: int
+
+
+def shares(total: int) -> Shares:
+    """`total` threads shared out between generation and update; each has one, at least."""
+    return Shares(max(1, total // 2), max(1, total - total // 2))
 
 
 @contextmanager

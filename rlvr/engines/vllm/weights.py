@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -28,6 +29,17 @@ def checkpoint_tensors(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
         EngineError: an adapter of a kind that cannot be merged tensor by tensor.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    with torch.no_grad(), boundary(EngineError, "reading the policy's weights"):
+        return _on_disk(base, merged_tensors(model, dtype))
+
+
+def merged_tensors(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+    """The same as the model has them in memory, under the names of the model without adapters.
+
+    Raises:
+        EngineError: an adapter of a kind that cannot be merged tensor by tensor.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
     merged: dict[str, Tensor] = {}
     seen: set[tuple[int, torch.Size]] = set()
     with torch.no_grad(), boundary(EngineError, "reading the policy's weights"):
@@ -42,7 +54,7 @@ def checkpoint_tensors(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
             if plain != name and plain.endswith(".weight"):
                 tensor = _with_adapters(base.get_submodule(name.partition(_WRAPPED)[0]), tensor)
             merged[plain] = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
-        return _on_disk(base, merged)
+        return merged
 
 
 def _with_adapters(module: Any, weight: Tensor) -> Tensor:
@@ -80,8 +92,13 @@ class WeightsFolder:
         self._files: list[Path] = []  # the newest last
         self._written = 0
 
-    def write(self, model: Any, dtype: torch.dtype) -> Weights:
-        """The model's present weights as a file, beside earlier ones.
+    def write(
+        self,
+        model: Any,
+        dtype: torch.dtype,
+        read: Callable[[Any, torch.dtype], Mapping[str, Tensor]] = checkpoint_tensors,
+    ) -> Weights:
+        """The model's present weights as a file, beside earlier ones; `read` says in which form.
 
         Raises:
             EngineError: no room, or a model that cannot be written.
@@ -90,7 +107,7 @@ class WeightsFolder:
 
         version = self._next_version()
         path = self.path / f"{version}.safetensors"
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in checkpoint_tensors(model, dtype).items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in read(model, dtype).items()}
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if size > shutil.disk_usage(self.path).free:
             raise EngineError(
