@@ -93,6 +93,17 @@ class EngineConfig(_Section):
 
 class ModelConfig(_Section):
     """How the model is loaded and kept."""
+class ParallelConfig(BaseModel):
+    """How several processes share the model, and the arguments of that way: `ddp`, `fsdp` or `deepspeed`."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str = "ddp"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
 
     precision: Precision = "auto"  # bf16 keeps fp32 master weights; auto: bf16 where the GPU has it
     device: str = "auto"
@@ -103,6 +114,12 @@ class ModelConfig(_Section):
     lora_targets: str = "all-linear"
 
 
+    parallel: ParallelConfig = ParallelConfig()
+
+    @field_validator("parallel", mode="before")
+    @classmethod
+    def _may_be_a_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
 class AlgorithmConfig(BaseModel):
     """An algorithm preset and its keyword arguments, as `rlvr explain NAME` lists them."""
 

@@ -131,7 +131,7 @@ class SupervisedRun:
 async def _interruption_point(session: Session) -> None:
     """Where Ctrl-C is heard: between two steps, when everything is whole."""
     try:
-        await asyncio.sleep(0)
+        await session.world.agreed(asyncio.sleep(0))
     except asyncio.CancelledError:
         session.save()
         raise

@@ -25,9 +25,10 @@ from rlvr.errors import CheckpointError, ConfigError, boundary
 from rlvr.evaluation.observer import Observer, SilentObserver
 from rlvr.evaluation.report import write_report
 from rlvr.trainers.algorithms import Algorithm, build
-from rlvr.trainers.model.distributed import World, join_world
+from rlvr.trainers.model.distributed import World, join_world, watched
 from rlvr.trainers.model.lora import check_adapter, with_adapter
 from rlvr.trainers.model.optimizer import learning_rate
+from rlvr.trainers.model.parallel import parallel_of
 from rlvr.trainers.model.tiny import tiny_model
 from rlvr.trainers.plan import algorithm_of, arithmetic, check_recipe, training_problems
 from rlvr.trainers.run.checkpoint import check_space, checkpoints, tidy
@@ -154,12 +155,15 @@ def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: boo
     check_writers(recipe.wandb)
     check_adapter(recipe.load)
     problems = training_problems(recipe, task) if isinstance(recipe, RunConfig) else []
-    world = join_world(recipe.load.device)
-    if not world.is_main:
+    parallel = parallel_of(recipe.load.parallel)
+    joined = join_world(recipe.load.device, timeout_s=parallel.timeout_s, join_s=parallel.join_s)
+    if not joined.is_main:
         observer = SilentObserver()
     elif is_new:
         folder.check_is_new()
+    advice = f"Look at that rank's output; the run goes on from its last checkpoint with: rlvr train --resume {folder.path}"
     with ExitStack() as stack:
+        world = stack.enter_context(watched(joined, timeout_s=parallel.timeout_s, advice=advice))
         if world.is_main and not is_new:
             stack.enter_context(locked(folder.path))
             began -= folder.spent_s()
@@ -171,7 +175,7 @@ def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: boo
             RunFolder.create(folder.path, _with_threads(recipe))
         world.wait()
         try:
-            _run_interruptibly(run)
+            _run_interruptibly(run, world)
         except KeyboardInterrupt:
             observer.note(f"interrupted after step {session.step}; continue with: rlvr train --resume {folder.path}")
             raise
@@ -247,8 +251,8 @@ def _with_threads(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"threads": torch.get_num_threads()})
 
 
-def _run_interruptibly(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run to the end; Ctrl-C and SIGTERM cancel at the next await, so that the coroutine can save first.
+def _run_interruptibly(main: Callable[[], Coroutine[Any, Any, None]], world: World) -> None:
+    """Run to the end; Ctrl-C, SIGTERM and the loss of a rank cancel at the next await, so that the coroutine can save first.
 
     Raises:
         KeyboardInterrupt: it was interrupted.
@@ -261,8 +265,13 @@ def _run_interruptibly(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def cancellable() -> None:
         task = asyncio.current_task()
         assert task is not None
+        loop = asyncio.get_running_loop()
         if threading.current_thread() is threading.main_thread():
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+            # A launcher passes Ctrl-C on to processes that have heard it already; a second one must not break up their saving.
+            for heard in (signal.SIGTERM,) if world.size == 1 else (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(heard, task.cancel)
+        if world.watch is not None:
+            world.watch.on_lost = functools.partial(loop.call_soon_threadsafe, task.cancel)
         await main()
 
     try:

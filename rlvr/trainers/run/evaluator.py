@@ -72,9 +72,11 @@ class Evaluator:
             EvaluationError: too many rollouts could not be scored.
         """
         # Only the first process looks for the file: another one could find it just written, and not wait to be told.
-        return self._world.broadcast(await self._found_at(step, stage) if self._world.is_main else {})
+        return self._world.broadcast(await self._world.agreed(self._found_at(step, stage)))
 
     async def _found_at(self, step: int, stage: str) -> dict[str, Any]:
+        if not self._world.is_main:
+            return {}
         path = self._folder.evaluation_file(step)
         if path.exists():
             stored: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

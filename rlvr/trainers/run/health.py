@@ -57,11 +57,13 @@ class HealthWatch:
         self, rollouts: Sequence[Rollout], metrics: Mapping[str, Any], step: int
     ) -> tuple[dict[str, Any], list[Finding]]:
         """What to add to the metrics of `step`, and what begins to be wrong with it; equal on all ranks."""
-        return self._world.broadcast(await self._look(rollouts, metrics, step) if self._world.is_main else ({}, []))
+        return self._world.broadcast(await self._world.agreed(self._look(rollouts, metrics, step)))
 
     async def _look(
         self, rollouts: Sequence[Rollout], metrics: Mapping[str, Any], step: int
     ) -> tuple[dict[str, Any], list[Finding]]:
+        if not self._world.is_main:
+            return {}, []
         seen = signals(rollouts, step, form=self._form, weights=self._weights)
         second = await self._second_opinion(rollouts, step)
         watch = self._watching()

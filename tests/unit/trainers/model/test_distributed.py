@@ -117,8 +117,8 @@ def test_a_warm_start_on_two_processes_is_that_of_one(tmp_path: Path) -> None:
 def test_a_launcher_that_promised_more_processes_than_joined_is_refused() -> None:
     script = """
         import os
-        from accelerate import PartialState
-        PartialState(cpu=True)  # alone
+        import torch.distributed as dist
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)  # alone
         os.environ["WORLD_SIZE"] = "2"
         from rlvr.errors import ConfigError
         from rlvr.trainers.model.distributed import join_world

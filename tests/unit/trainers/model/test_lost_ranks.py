@@ -1,0 +1,164 @@
+"""A rank that dies, fails or hangs ends the run of all within seconds, by name, and the run goes on from its checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rlvr.config import load_recipe, to_toml
+
+pytestmark = pytest.mark.processes
+
+MakeRecipe = Callable[..., dict[str, Any]]
+TrainOn = Callable[..., Any]
+Start = Callable[..., Any]
+
+
+def steps(run: Path) -> list[int]:
+    path = run / "metrics.jsonl"
+    return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+    until = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < until, "it did not come to that"
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_the_death_of_a_rank_ends_the_others_with_its_name_and_the_run_goes_on_from_its_checkpoint(
+    tmp_path: Path, recipe: MakeRecipe, train_on: TrainOn, ranks: Start, victim: int
+) -> None:
+    run = tmp_path / "run"
+    started = train_on(2, recipe(steps=400, checkpoint={"every": 2}, out=str(run)))
+    wait_for(lambda: len(steps(run)) >= 3)
+    pid = started.processes[victim].pid
+    killed = time.monotonic()
+    os.kill(pid, signal.SIGKILL)
+    codes = started.codes(timeout_s=40)
+    assert time.monotonic() - killed < 20
+    assert codes[victim] == -signal.SIGKILL
+    assert codes[1 - victim] == 3
+    said = started.said(1 - victim)
+    assert f"rank {victim}" in said
+    if victim:
+        assert f"process {pid} on" in said
+    assert "is gone without a word (killed" in said
+    assert f"rlvr train --resume {run}" in said
+    assert "Traceback" not in said
+    newest = max(path.name for path in (run / "checkpoints").glob("step-*"))
+    text = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(text.replace("steps = 400", f"steps = {int(newest[5:]) + 2}"))
+    ranks(2, ["train", "--resume", str(run)]).succeed()
+    assert steps(run) == list(range(1, int(newest[5:]) + 3))
+
+
+def test_torchrun_ends_and_says_which_rank_died(tmp_path: Path, recipe: MakeRecipe) -> None:
+    run = tmp_path / "run"
+    file = tmp_path / "recipe.toml"
+    file.write_text(to_toml(load_recipe(recipe(steps=400, out=str(run)), ["load.device=cpu"]).model_dump()))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "rlvr", "train"]
+    with subprocess.Popen([*command, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
+        wait_for(lambda: len(steps(run)) >= 2, timeout_s=120)
+        children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+        assert len(children) == 2
+        victim = max(map(int, children))
+        os.kill(victim, signal.SIGKILL)
+        _, said = launcher.communicate(timeout=40)
+    assert launcher.returncode == 1
+    assert f"(process {victim} on" in said or "rank 0 is gone without a word" in said
+    assert f"rlvr train --resume {run}" in said
+    assert f"exitcode  : -9 (pid: {victim})" in said
+
+
+def test_accelerate_launch_that_starts_one_process_for_two_is_found_out(tmp_path: Path, recipe: MakeRecipe) -> None:
+    file = tmp_path / "recipe.toml"
+    file.write_text(to_toml(load_recipe(recipe()).model_dump()))
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "rlvr", "train"]
+    done = subprocess.run([*launcher, str(file)], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "`accelerate launch --cpu` was asked for several processes, but it starts one alone" in done.stderr
+    assert "torchrun --nproc_per_node N -m rlvr train" in done.stderr
+
+
+# What one rank does while the other waits for it: `{second}` stands for that of rank 1.
+MEET = """
+import sys, time
+from rlvr.errors import EngineError, RlvrError
+from rlvr.trainers.model.distributed import join_world, watched
+
+try:
+    joined = join_world("cpu", timeout_s=2.0, join_s=2.0)
+    with watched(joined, timeout_s=2.0, advice="Do this.") as world:
+        world.wait()
+        if world.rank:
+            {second}
+        with world.together("adding up gradients"):
+            world.wait()
+except RlvrError as error:
+    sys.stderr.write(str(error))
+    sys.exit(3)
+"""
+
+
+@pytest.fixture
+def meet(tmp_path: Path, ranks: Start) -> Start:
+    def start(second: str, **environment: str) -> Any:
+        script = tmp_path / "meet.py"
+        script.write_text(MEET.format(second=second))
+        return ranks(2, [str(script)], **environment)
+
+    return start
+
+
+def test_what_a_rank_failed_of_is_what_the_others_say(meet: Start) -> None:
+    started = meet("raise EngineError('the engine broke')")
+    assert started.codes(timeout_s=30) == [3, 3]
+    assert started.said(1) == "the engine broke"
+    assert started.said(0).endswith("failed: the engine broke. Rank 0 was at: waiting for all ranks. Do this.")
+    assert started.said(0).startswith("rank 1 (process ")
+
+
+def test_ranks_that_wait_too_long_end_and_say_for_whom_and_which_setting_that_is(meet: Start) -> None:
+    started = meet("time.sleep(60)")
+    assert started.codes(timeout_s=30) == [3, 3]
+    said = started.said(0)
+    assert "rank 0 (process " in said
+    assert "has been at 'waiting for all ranks' for 2 s (load.parallel.timeout_s = 2)" in said
+    assert "rank 1 (process " in said
+    assert "is at: its own work, for 2 s" in said
+    assert said.removeprefix("error: ").strip() == started.said(1).removeprefix("error: ").strip()
+
+
+def test_a_rank_that_never_comes_is_named_within_the_time_to_join(meet: Start) -> None:
+    started = meet("pass", WORLD_SIZE="3", TORCHELASTIC_USE_AGENT_STORE="False")
+    assert started.codes(timeout_s=30) == [3, 3]
+    for rank in (0, 1):
+        assert "of 3 processes not all came within 2 s (load.parallel.join_s)" in started.said(rank)
+    assert "2/3 clients joined" in started.said(0)
+
+
+@pytest.mark.parametrize("interrupt", [signal.SIGTERM, signal.SIGINT])
+def test_interrupted_ranks_save_the_step_that_they_finished_together(
+    tmp_path: Path, recipe: MakeRecipe, train_on: TrainOn, interrupt: signal.Signals
+) -> None:
+    run = tmp_path / "run"
+    started = train_on(2, recipe(steps=400, out=str(run)))
+    wait_for(lambda: len(steps(run)) >= 2)
+    for process in started.processes:
+        os.kill(process.pid, interrupt)
+    assert started.codes(timeout_s=30) == [130, 130]
+    assert f"continue with: rlvr train --resume {run}" in started.said(0)
+    assert "Traceback" not in started.said(0) + started.said(1)
+    [saved] = (run / "checkpoints").glob("step-*")
+    assert int(saved.name.removeprefix("step-")) == len(steps(run))
