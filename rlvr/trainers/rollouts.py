@@ -187,18 +187,8 @@ class Collector:
         seed_parts = ("rollout", self._recipe.seed, step, attempt)
         size = self._recipe.rollout.group_size
         drawn = self._world.share(list(zip(problems, _repeats(problems), strict=True)))
-        mine = [self._group(problem, *seed_parts, *repeat) for problem, repeat in drawn]
+        mine = [self._runner.run_group(problem, size, self._sampling, *seed_parts, *repeat) for problem, repeat in drawn]
         return self._world.gather(await self._world.agreed(asyncio.gather(*mine)), len(problems))
-
-    async def _group(self, problem: Problem, *seed_parts: Part) -> Group:
-        """All rollouts of a problem, or its probe alone where that shows no difference."""
-        size = self._recipe.rollout.group_size
-        probe = self._recipe.rollout.probe or size
-        begun = await self._runner.run_group(problem, probe, self._sampling, *seed_parts)
-        if probe == size or _is_alike(begun):
-            return begun
-        rest = await self._runner.run_group(problem, size - probe, self._sampling, *seed_parts, first=probe)
-        return Group(problem, begun.rollouts + rest.rollouts)
 
     def _has_use(self, group: Group, algorithm: Algorithm, drops: Counter[str]) -> bool:
         """Shape the group's rewards; False, and a count more in `drops`, if nothing is to be learned from it."""
