@@ -20,7 +20,7 @@ help:
 	@echo "make docs         regenerate the reference pages that come from the code"
 	@echo "make site         the documentation as a site, build/site/index.html; opens without a server or a network"
 	@echo "make env          .venv with everything that tests and benchmarks need"
-	@echo "make peers        verl's core algorithms into .venv, for rlvr parity --against verl"
+	@echo "make peers        verl's core algorithms and lm-eval into .venv, to be tested against"
 	@echo "make clean        remove caches and build outputs (.venv and runs/ stay)"
 
 env: $(STAMP)

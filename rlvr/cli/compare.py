@@ -7,8 +7,6 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rlvr.errors import ConfigError, RlvrError
-
 if TYPE_CHECKING:
     from rlvr.evaluation.export import Line
 
@@ -19,7 +17,12 @@ HELP = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("paths", nargs="+", metavar="RUN_OR_EVAL", help="run folders, folders of `rlvr eval`, files of rollouts")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        metavar="RUN_OR_EVAL",
+        help="runs, folders of `rlvr eval`, files of rollouts, lm-eval's samples",
+    )
     parser.add_argument("-k", default="", help="sizes to show, e.g. 1,4,16 (powers of 4 up to the samples)")
     parser.add_argument(
         "--metric", action="append", default=[], help="to test: pass@1 (default), pass@4, maj@4, pass^4, best@4, greedy"
@@ -27,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--scorer", default="", help="verifier whose score ranks samples, for best@k; its verdicts must be stored"
     )
-    parser.add_argument("--export", metavar="FILE", help="write what was found: .json, .csv, or .md for a model card")
+    parser.add_argument("--export", metavar="FILE", help="write what was found: .json, .csv, .md for a model card, .lm-eval.json")
     parser.add_argument("--json", action="store_true", help="print JSON, and nothing else, on stdout")
 
 
@@ -37,20 +40,13 @@ def run(args: argparse.Namespace) -> int:
     from rlvr.cli.live import console_for_tables
     from rlvr.cli.study_table import study_table
     from rlvr.evaluation.comparison import compare
-    from rlvr.evaluation.evaluations import Evaluation, load_evaluations
+    from rlvr.evaluation.evaluations import load_all
     from rlvr.evaluation.export import check_export, export, lines
 
     if args.export:
         check_export(args.export)
-    found: list[Evaluation] = []
-    failures: list[str] = []
-    for path in args.paths:
-        try:
-            found += load_evaluations(path)
-        except RlvrError as error:
-            failures.append(str(error))
-    if not found:
-        raise ConfigError("; ".join(failures))
+    loaded = load_all(args.paths)
+    found = loaded.evaluations
     most = max(one.n for one in found)
     k = sizes_of(args.k) if args.k else tuple(size for size in (1, 4, 16, 64, 256) if size <= most)
     study = compare(found, args.metric or ("pass@1",), scorer=args.scorer)
@@ -58,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         export(args.export, study, k)
     if args.json:
         shown = [{"label": one.label, "task": one.task, "estimates": _estimates(lines(one, k))} for one in found]
-        print(json.dumps({"evaluations": shown, **study.to_json(), "failures": failures}, indent=2))
+        print(json.dumps({"evaluations": shown, **study.to_json(), "failures": list(loaded.failures)}, indent=2))
     else:
         from rich.text import Text
 
@@ -66,9 +62,9 @@ def run(args: argparse.Namespace) -> int:
 
         console = console_for_tables()
         console.print(study_table(study, k))
-        for failure in failures:
+        for failure in loaded.failures:
             console.print(Text(f"not read: {printable(failure)}", style="bold red"))
-    return 3 if failures else 0
+    return 3 if loaded.failures else 0
 
 
 def _estimates(rows: Sequence[Line]) -> dict[str, dict[str, float | None]]:

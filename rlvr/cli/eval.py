@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", metavar="DIR", help="keep report.json and every sample there")
     parser.add_argument("--resume", action="store_true", help="continue an evaluation that was interrupted in --out")
-    parser.add_argument("--export", metavar="FILE", help="write what was found: .json, .csv, or .md for a model card")
+    parser.add_argument("--export", metavar="FILE", help="write what was found: .json, .csv, .md for a model card, .lm-eval.json")
     add_sampling_arguments(parser)
 
 

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rlvr.errors import ConfigError, EvaluationError, boundary
+from rlvr.errors import ConfigError, EvaluationError, RlvrError, boundary
 from rlvr.evaluation.evaluate import REPORT, SAMPLES, Report
 from rlvr.evaluation.ledger import read_lines, rollout_from_json
+from rlvr.evaluation.lm_eval.samples import NOT_KEPT, about_graded, is_samples_file, read_samples, samples_files
 from rlvr.evaluation.resume import unfinished_files
 from rlvr.evaluation.samples import Metric, Sample, Samples
 from rlvr.evaluation.statistics import Estimate, estimate
@@ -24,13 +26,14 @@ _HELD_OUT = re.compile(r"step-(\d+)\.held-out\.jsonl(\.gz)?")
 @dataclass(frozen=True, slots=True)
 class Evaluation:
     """One model on one task: its samples, its greedy answers (1 or 0 by problem), what is known about how they came to be, and
-    what a reader must know about how they were read."""
+    what a reader must know about how they were read. `unknown` are shares and means that its samples cannot tell."""
 
     label: str
     about: Mapping[str, JSON]
     samples: Samples
     greedy: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    unknown: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, report: Report, label: str) -> Evaluation:
@@ -70,17 +73,48 @@ class Evaluation:
         """Truncated, unparsed and unscored samples, each as a share of all."""
         samples = [sample for group in self.samples.values() for sample in group]
         size = max(1, len(samples))
-        return {
+        found = {
             "truncated": sum(one.is_truncated for one in samples) / size,
             "unparsed": sum(one.is_unparsed for one in samples) / size,
             "unscored": sum(not one.is_scored for one in samples) / size,
         }
+        return {name: share for name, share in found.items() if name not in self.unknown}
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What several places hold, and why the others could not be read."""
+
+    evaluations: tuple[Evaluation, ...]
+    failures: tuple[str, ...]
+
+
+def load_all(paths: Sequence[str | Path]) -> Loaded:
+    """The evaluations of several folders and files, by labels of their own: those that would be called alike get their folder's
+    name in front.
+
+    Raises:
+        ConfigError: none of them can be read.
+    """
+    found: list[tuple[str, Evaluation]] = []
+    failures: list[str] = []
+    for path in paths:
+        try:
+            found += [(Path(path).resolve().parent.name, one) for one in load_evaluations(path)]
+        except RlvrError as error:
+            failures.append(str(error))
+    if not found:
+        raise ConfigError("; ".join(failures))
+    count = Counter(one.label for _, one in found)
+    named = (replace(one, label=f"{folder}/{one.label}") if count[one.label] > 1 else one for folder, one in found)
+    return Loaded(tuple(named), tuple(failures))
 
 
 def load_evaluations(path: str | Path) -> list[Evaluation]:
     """The evaluation of a folder or file; of a run, what it measured first (before training) and last.
 
-    What a crash left is read as far as it goes, and `notes` says so.
+    A file that `lm-eval --log_samples` wrote, or its `--output_path`, gives one evaluation for every task and
+    filter. What a crash left is read as far as it goes, and `notes` says so.
 
     Raises:
         ConfigError: there are no evaluated rollouts.
@@ -88,7 +122,7 @@ def load_evaluations(path: str | Path) -> list[Evaluation]:
     """
     path = Path(path)
     if path.is_file():
-        return [_read(path, path.name, {})]
+        return _read_lm_eval(path, path.resolve().parent.name) if is_samples_file(path) else [_read(path, path.name, {})]
     if not path.is_dir():
         raise ConfigError(f"{path} does not exist; give the folder of an evaluation, a run folder, or a file of rollouts")
     if (path / SAMPLES).is_file():
@@ -101,10 +135,46 @@ def load_evaluations(path: str | Path) -> list[Evaluation]:
         (int(match[1]), file) for file in (path / "evaluations").glob("*") if (match := _HELD_OUT.fullmatch(file.name))
     )
     if not held_out:
-        raise ConfigError(f"{path} holds no evaluation: neither {SAMPLES} nor evaluations/step-*.held-out.jsonl.gz")
+        if by_model := samples_files(path):
+            return _lm_eval_folder(path, by_model)
+        raise ConfigError(
+            f"{path} holds no evaluation: neither {SAMPLES} nor evaluations/step-*.held-out.jsonl.gz, nor "
+            "samples_*.jsonl of lm-eval"
+        )
     about = _about_run(path)
     steps = [held_out[0], held_out[-1]] if len(held_out) > 1 else held_out
     return [_read(file, f"{_name(path)} step {step}", {**about, "step": step}) for step, file in steps]
+
+
+def _lm_eval_folder(path: Path, by_model: Mapping[str, Sequence[Path]]) -> list[Evaluation]:
+    """Every task and filter that says right or wrong; the others are named in a note, unless there are none but them."""
+    found: list[Evaluation] = []
+    refused: list[ConfigError] = []
+    for model, files in by_model.items():
+        name = f"{_name(path)}/{model}" if len(by_model) > 1 else _name(path)
+        for file in files:
+            try:
+                found += _read_lm_eval(file, name, is_alone=len(files) == 1)
+            except ConfigError as error:
+                refused.append(error)
+    if not found:
+        raise refused[0]
+    return [_with_note(one, "; ".join(map(str, refused))) for one in found] if refused else found
+
+
+def _read_lm_eval(path: Path, name: str, *, is_alone: bool = False) -> list[Evaluation]:
+    file = read_samples(path)
+    every = file.graded()
+    label = name if is_alone else f"{name} {file.task}"
+    damaged = (f"{path}: {file.damaged} damaged lines were left out",) if file.damaged else ()
+    found = []
+    for graded in every:
+        samples = {rollout.problem.id: [Sample.of(rollout)] for rollout in graded.rollouts}
+        said = f"{file.task}: right and wrong are lm-eval's {graded.metric}; it keeps no tokens"
+        called = label if len(every) == 1 else f"{label} {graded.filter}"
+        about = about_graded(file, graded)
+        found.append(Evaluation(called, about, samples, notes=(*damaged, said), unknown=NOT_KEPT))
+    return found
 
 
 def _name(path: Path) -> str:
@@ -145,7 +215,7 @@ def _rows(path: Path) -> Iterator[dict[str, Any] | None]:
 
 
 def _with_note(evaluation: Evaluation, note: str) -> Evaluation:
-    return Evaluation(evaluation.label, evaluation.about, evaluation.samples, evaluation.greedy, (*evaluation.notes, note))
+    return replace(evaluation, notes=(*evaluation.notes, note))
 
 
 def _json(path: Path) -> dict[str, JSON]:

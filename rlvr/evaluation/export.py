@@ -12,6 +12,7 @@ from pathlib import Path
 from rlvr.errors import ConfigError, EvaluationError, boundary
 from rlvr.evaluation.comparison import Study
 from rlvr.evaluation.evaluations import Evaluation
+from rlvr.evaluation.lm_eval.results import ENDING, lm_eval_results
 from rlvr.evaluation.samples import Kind, Metric, metrics_for
 from rlvr.types import JSON
 
@@ -49,16 +50,18 @@ def check_export(path: str) -> None:
 
 
 def export(path: str, study: Study, k: Sequence[int]) -> None:
-    """Write every estimate, and in JSON and Markdown the comparisons and notes.
+    """Write every estimate, and in JSON and Markdown the comparisons and notes; `.lm-eval.json` is lm-eval's results file.
 
     Raises:
-        ConfigError: as `check_export`.
+        ConfigError: as `check_export`, or lm-eval's form cannot hold it.
         EvaluationError: the file cannot be written.
     """
     check_export(path)
     texts = {".json": _json, ".csv": _csv, ".md": model_card}
+    form = _lm_eval if path.endswith(ENDING) else texts[Path(path).suffix]
+    text = form(study, k)
     with boundary(EvaluationError, f"{path} cannot be written"):
-        Path(path).write_text(texts[Path(path).suffix](study, k), encoding="utf-8")
+        Path(path).write_text(text, encoding="utf-8")
 
 
 def lines(evaluation: Evaluation, k: Sequence[int]) -> list[Line]:
@@ -78,7 +81,9 @@ def lines(evaluation: Evaluation, k: Sequence[int]) -> list[Line]:
         found.append(Line(*common, "greedy", mean, None, None, len(evaluation.greedy), 1))
     size = len(evaluation.samples)
     found += [Line(*common, name, share, None, None, size, evaluation.n) for name, share in evaluation.shares().items()]
-    return [*found, Line(*common, "tokens", evaluation.tokens_mean, None, None, size, evaluation.n)]
+    if "tokens" not in evaluation.unknown:
+        found.append(Line(*common, "tokens", evaluation.tokens_mean, None, None, size, evaluation.n))
+    return found
 
 
 def model_card(study: Study, k: Sequence[int]) -> str:
@@ -138,6 +143,10 @@ def _json(study: Study, k: Sequence[int]) -> str:
         for one in study.evaluations
     ]
     return json.dumps({"evaluations": shown, **study.to_json()}, indent=2, default=str) + "\n"
+
+
+def _lm_eval(study: Study, k: Sequence[int]) -> str:
+    return json.dumps(lm_eval_results(study, k), indent=2, default=str) + "\n"
 
 
 def _csv(study: Study, k: Sequence[int]) -> str:

@@ -18,6 +18,7 @@ from typing import Any
 from rlvr.errors import ConfigError, EvaluationError, boundary
 from rlvr.evaluation.evaluate import REPORT, SAMPLES
 from rlvr.evaluation.ledger import RolloutWriter, StoredRollout, read_rollouts, rollout_to_json
+from rlvr.evaluation.lm_eval.samples import is_samples_file, read_samples
 from rlvr.evaluation.measure import ProblemResult, gain_between
 from rlvr.evaluation.passk import pass_at_k
 from rlvr.evaluation.statistics import Estimate, estimate
@@ -120,6 +121,8 @@ def rescore(
 ) -> RescoreReport:
     """Grade the rollouts of a run, of an evaluation's folder or of one file again, and write them to `out`.
 
+    The file may be one that `lm-eval --log_samples` wrote: then every answer in it is graded, repeats of a document, too.
+
     `out` is a file for a file and a folder for a folder, beside the source by default; it must not exist. `step` keeps to one
     training step of a run. `on_progress(done, total)` counts files. `k` are the sizes of pass@k; by default those that were
     measured before.
@@ -164,7 +167,8 @@ def _regraded(part: _Part, verifier: WeightedVerifier, workers: int, timeout_s: 
     held: deque[StoredRollout] = deque()
 
     def copies() -> Iterator[Rollout]:
-        for stored in read_rollouts(part.path):
+        stored_rollouts = read_samples(part.path).answers() if is_samples_file(part.path) else read_rollouts(part.path)
+        for stored in stored_rollouts:
             held.append(stored)
             old = stored.rollout
             yield Rollout(old.problem, old.sample_index, old.turns, old.stop, error=old.error)
@@ -210,7 +214,8 @@ def _parts(source: Path, step: int | None, sizes: tuple[int, ...]) -> list[_Part
     if source.is_file():
         if step is not None:
             raise ConfigError(f"--step {step}, but {source} is one file")
-        return [_Part(source.name, source, sizes or _sizes_beside(source))]
+        is_evaluation = is_samples_file(source)
+        return [_Part(source.name, source, sizes or (() if is_evaluation else _sizes_beside(source)))]
     if (source / SAMPLES).is_file():
         return [_Part(SAMPLES, source / SAMPLES, sizes or _sizes_in(source / REPORT) or ())]
     pattern = "step-*.jsonl*" if step is None else f"step-{step:06d}.jsonl*"
