@@ -18,6 +18,7 @@ import sys
 from pathlib import Path
 
 from rlvr.errors import SandboxError
+from rlvr.sandbox.backend import interpreter_environment
 from rlvr.sandbox.folders import new_box_folder
 from rlvr.sandbox.jobs import Flavor
 from rlvr.sandbox.local import LocalBox, Part
@@ -29,9 +30,6 @@ FILES_BYTES = 64 << 20
 ENVIRONMENT = {
     "PATH": "/usr/local/bin:/usr/bin:/bin",
     "LANG": "C.UTF-8",
-    "PYTHONMALLOC": "malloc",
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",
-    "PYTHONHASHSEED": "0",
 }
 
 
@@ -62,7 +60,7 @@ class BubblewrapBackend:
             parts = [self._part(folder / "sock", slots, flavor, "--uid", str(first_user))]
         else:
             parts = [self._part(folder / f"sock{slot}", 1, flavor, "--users", "alone") for slot in range(slots)]
-        return LocalBox(folder.name, self._image, folder, parts, ENVIRONMENT)
+        return LocalBox(folder.name, self._image, folder, parts, ENVIRONMENT | interpreter_environment(flavor))
 
     def close(self) -> None:
         """Nothing is held."""

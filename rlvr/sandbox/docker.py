@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.errors import SandboxError
+from rlvr.sandbox.backend import interpreter_environment
 from rlvr.sandbox.channel import Channel, SocketChannel
 from rlvr.sandbox.docker_stream import ExecChannel
 from rlvr.sandbox.engine import connect_engine, engine_address, engine_error
@@ -33,7 +34,6 @@ READY_S = 30.0
 SHARED_FILES = "size=16m,nr_inodes=8k,nosuid,nodev,mode=1777"
 SLOT_FILES = "size={mb}m,nr_inodes=8k,nosuid,nodev,mode=0770,uid=0,gid={user}"
 # The forks of a warm interpreter are a third cheaper with plain malloc on huge pages (fewer page faults).
-ENVIRONMENT = {"PYTHONMALLOC": "malloc", "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "PYTHONHASHSEED": "0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,13 +83,14 @@ class DockerBackend:
         purpose = "sessions" if is_for_sessions else flavor
         users = free_users(self._client, USERS_PER_SLOT * slots)
         folder = new_box_folder() if self._has_sockets else None
-        preload = flavor if self._image.has([Layer.SCIENCE]) else "standard"
+        preload: Flavor = flavor if self._image.has([Layer.SCIENCE]) else "standard"
         options = ("--uid", str(users.start), "--preload", preload, *(["--namespaces"] if self._has_namespaces else []))
         with engine_error("starting a sandbox container"):
             try:
+                environment = interpreter_environment(preload)
                 settings = self._settings(slots, users, folder, purpose, options)
-                container = self._client.containers.create(**settings)
-                box = DockerBox(container, slots, self._image.digest, folder, options)
+                container = self._client.containers.create(**settings, environment=environment)
+                box = DockerBox(container, slots, self._image.digest, folder, options, environment)
             except BaseException:
                 if folder is not None:
                     shutil.rmtree(folder, ignore_errors=True)
@@ -121,7 +122,6 @@ class DockerBackend:
                 f"{LABEL}.purpose": purpose,
             },
             "user": f"0:{os.getgid()}",  # the socket's group: that is how this process may connect
-            "environment": ENVIRONMENT,
             "network_mode": "none",
             "read_only": True,
             "cap_drop": ["ALL"],
@@ -146,13 +146,22 @@ class DockerBackend:
 class DockerBox:
     """One container. Its lifeline is a connection: when this process ends, however it ends, the container ends itself."""
 
-    def __init__(self, container: Any, slots: int, image: str, folder: Path | None, options: Sequence[str]) -> None:
+    def __init__(
+        self,
+        container: Any,
+        slots: int,
+        image: str,
+        folder: Path | None,
+        options: Sequence[str],
+        environment: Mapping[str, str],
+    ) -> None:
         self.name: str = container.name
         self.slots = slots
         self.image = image
         self._container = container
         self._folder = folder
         self._options = tuple(options)
+        self._environment = environment
         self._lifeline: socket.socket | None = None
 
     def wait_until_ready(self, timeout_s: float) -> None:
@@ -174,7 +183,7 @@ class DockerBox:
     def connect(self, slot: int) -> Channel:
         if self._folder is not None:
             return SocketChannel.connect(str(self._folder / str(slot)))
-        return ExecChannel(self._container, runner_command("--stdio", str(slot), *self._options), ENVIRONMENT)
+        return ExecChannel(self._container, runner_command("--stdio", str(slot), *self._options), self._environment)
 
     def is_alive(self) -> bool:
         try:
