@@ -47,6 +47,7 @@ class RolloutConfig(_Section):
     top_k: NonNegative = 0
     min_p: Share = 0.0
     stop: tuple[str, ...] | None = None  # None: the task's suggestion
+    probe: NonNegative = 0  # rollouts of a group that come first; where they all score the same, the others are not drawn; 0: off
     max_refills: NonNegative = 3  # when groups are dropped: so many times `problems_per_step` more are tried at most
     oversample: Annotated[float, Field(ge=1.0)] | Literal["auto"] = "auto"  # prompts for each group that is needed
     surplus_steps: NonNegative = 1  # for how many steps a good group that was not needed may wait; 0: it is thrown away

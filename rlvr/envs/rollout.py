@@ -56,9 +56,10 @@ class RolloutRunner:
         self._grader = grader
         self._limits = limits or RolloutLimits()
 
-    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: Part) -> Group:
-        """`n` rollouts of one problem at the same time."""
-        rollouts = await asyncio.gather(*(self.run(problem, index, sampling, *seed_parts) for index in range(n)))
+    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: Part, first: int = 0) -> Group:
+        """`n` rollouts of one problem at the same time; their indices start at `first`."""
+        indices = range(first, first + n)
+        rollouts = await asyncio.gather(*(self.run(problem, index, sampling, *seed_parts) for index in indices))
         return Group(problem, tuple(rollouts))
 
     async def run(self, problem: Problem, sample_index: int, sampling: Sampling, *seed_parts: Part) -> Rollout:

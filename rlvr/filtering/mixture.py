@@ -17,6 +17,8 @@ from rlvr.seeding import rng
 from rlvr.types import Group, Problem
 
 _FAST, _SLOW = 0.3, 0.05  # how much a step's solve rate moves the two averages whose distance is progress
+_GROUP = 0.05  # how much one group moves what is believed of its source's learnability
+Adaptive = Literal["progress", "learnability"]
 
 
 class Mixture:
@@ -24,17 +26,21 @@ class Mixture:
 
     `weights` gives each source its share, in any unit (sources that are not named get nothing). `weights="progress"` is a
     bandit: a source is drawn in proportion to how fast its solve rate changes, up or down, and `explore` of the draws are even.
+    `weights="learnability"` is another: in proportion to the variance of outcomes inside its groups, which is p (1 - p) of their
+    problems, so that sources that are always or never solved are left alone. It knows as much of an endless task as of a finite
+    one, for it learns about sources and not about problems.
     Inside a source `within` chooses, the name of a curriculum or a table with its arguments.
 
     Source of the bandit: Matiisen et al., "Teacher-Student Curriculum Learning", arXiv:1707.00183 (the absolute slope of the
-    learning curve; here the distance of a fast and a slow average).
+    learning curve; here the distance of a fast and a slow average). p (1 - p): Foster and Foerster, arXiv:2502.12272, who have it
+    for problems; its average over a source is ours.
     """
 
     def __init__(
         self,
         course: Course,
         by: str,
-        weights: Mapping[str, float] | Literal["progress", "even"] = "even",
+        weights: Mapping[str, float] | Adaptive | Literal["even"] = "even",
         within: str | Mapping[str, Any] = "uniform",
         explore: float = 0.2,
     ) -> None:
@@ -42,12 +48,13 @@ class Mixture:
             raise ConfigError(f"explore = {explore}; give the share of the draws that are even, above 0 and up to 1")
         sources = _sources(course.problems, by)
         self._course, self._by, self._explore = course, by, explore
-        self._is_bandit = weights == "progress"
+        self._follows: Adaptive | None = weights if weights in ("progress", "learnability") else None
         self._weights = _fixed_weights(sources, weights, by)
         self._names = [name for name in sources if self._weights[name] > 0]
         self._inner = {name: nested(replace(course, problems=sources[name]), within) for name in self._names}
         self._source_of = {problem.id: name for name in self._names for problem in sources[name]}
         self._averages: dict[str, tuple[float, float]] = {}  # fast and slow
+        self._variances: dict[str, float] = {}  # of outcomes inside groups
         self._step, self._calls = -1, 0
 
     def next(self, count: int, step: int) -> list[Problem]:
@@ -74,12 +81,18 @@ class Mixture:
         for name in self._names:
             mine = [group for group in groups if self._source_of.get(group.problem.id) == name]
             self._inner[name].observe(mine, step)
-            scored = [rollout for group in mine for rollout in group.rollouts if rollout.is_scored]
+            outcomes = [[rollout.is_correct for rollout in group.rollouts if rollout.is_scored] for group in mine]
+            scored, correct = sum(map(len, outcomes)), sum(map(sum, outcomes))
             if not scored:
                 continue
-            rate = sum(rollout.is_correct for rollout in scored) / len(scored)
+            rate = correct / scored
             fast, slow = self._averages.get(name, (rate, rate))
             self._averages[name] = (fast + _FAST * (rate - fast), slow + _SLOW * (rate - slow))
+            spread = [_variance(group) for group in outcomes if len(group) > 1]
+            if spread:
+                mean = math.fsum(spread) / len(spread)
+                before = self._variances.get(name, mean)
+                self._variances[name] = before + (1.0 - (1.0 - _GROUP) ** len(spread)) * (mean - before)
 
     def metrics(self, step: int) -> dict[str, float]:
         return {f"curriculum_share_{name}": share for name, share in self._source_shares().items()}
@@ -87,9 +100,11 @@ class Mixture:
     @property
     def words(self) -> str:
         inside = next(iter(self._inner.values())).words
-        if self._is_bandit:
+        if self._follows is not None:
+            faster, varied = "the faster a source's solve rate changes", "the more outcomes vary inside its groups"
+            rule = faster if self._follows == "progress" else varied
             return (
-                f"sources by {self._by} ({', '.join(self._names)}): the faster a source's solve rate changes, the more of it; "
+                f"sources by {self._by} ({', '.join(self._names)}): {rule}, the more of it; "
                 f"{self._explore:.0%} of the draws are even. Inside a source {inside}"
             )
         shares = ", ".join(f"{name} {share:.0%}" for name, share in self._source_shares().items())
@@ -97,12 +112,14 @@ class Mixture:
 
     def state_dict(self) -> dict[str, Any]:
         inner = {name: curriculum.state_dict() for name, curriculum in self._inner.items()}
-        return {"inner": inner, "averages": {name: list(pair) for name, pair in self._averages.items()}}
+        averages = {name: list(pair) for name, pair in self._averages.items()}
+        return {"inner": inner, "averages": averages, "variances": dict(self._variances)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, curriculum in self._inner.items():
             curriculum.load_state_dict(state["inner"][name])
         self._averages = {name: (pair[0], pair[1]) for name, pair in state["averages"].items()}
+        self._variances = dict(state.get("variances", {}))
 
     def _problems_of(self, name: str) -> list[Problem]:
         return [problem for problem in self._course.problems if self._source_of.get(problem.id) == name]
@@ -110,16 +127,18 @@ class Mixture:
     def _source_shares(self) -> dict[str, float]:
         total = math.fsum(self._weights[name] for name in self._names)
         fixed = {name: self._weights[name] / total for name in self._names}
-        if not self._is_bandit:
+        if self._follows is None:
             return fixed
-        # A source that was never tried has the progress of the liveliest: it may have more.
-        known = {name: abs(fast - slow) for name, (fast, slow) in self._averages.items()}
+        known = self._variances
+        if self._follows == "progress":
+            known = {name: abs(fast - slow) for name, (fast, slow) in self._averages.items()}
+        # A source that was never tried is worth as much as the best: it may be better.
         most = max(known.values(), default=0.0)
-        progress = {name: known.get(name, most) for name in self._names}
-        whole = math.fsum(progress.values())
+        worth = {name: known.get(name, most) for name in self._names}
+        whole = math.fsum(worth.values())
         if not whole > 0:
             return fixed
-        return {name: self._explore * fixed[name] + (1 - self._explore) * progress[name] / whole for name in self._names}
+        return {name: self._explore * fixed[name] + (1 - self._explore) * worth[name] / whole for name in self._names}
 
 
 class Retire:
@@ -208,6 +227,12 @@ class Retire:
         return {self._ids[index] for index in likely[is_solved].tolist()}
 
 
+def _variance(outcomes: Sequence[bool]) -> float:
+    """p (1 - p) of a problem, without bias, from two or more samples."""
+    count, correct = len(outcomes), sum(outcomes)
+    return correct * (count - correct) / (count * (count - 1))
+
+
 def _sources(problems: Sequence[Problem], by: str) -> dict[str, list[Problem]]:
     sources: dict[str, list[Problem]] = {}
     for problem in problems:
@@ -220,8 +245,9 @@ def _sources(problems: Sequence[Problem], by: str) -> dict[str, list[Problem]]:
 
 def _fixed_weights(sources: Mapping[str, Any], weights: Mapping[str, float] | str, by: str) -> dict[str, float]:
     if isinstance(weights, str):
-        if weights not in ("progress", "even"):
-            raise ConfigError(f'weights = {weights!r}; give "even", "progress" or a table with the share of each {by}')
+        if weights not in ("even", "progress", "learnability"):
+            known = '"even", "progress", "learnability"'
+            raise ConfigError(f"weights = {weights!r}; give {known} or a table with the share of each {by}")
         return dict.fromkeys(sources, 1.0)
     unknown = sorted(set(weights) - set(sources))
     if unknown:

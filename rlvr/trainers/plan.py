@@ -47,6 +47,11 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
         raise ConfigError(
             "rollout.temperature = 0, but greedy rollouts of one problem are all the same and teach nothing; use 1.0"
         )
+    if rollout.probe and not 2 <= rollout.probe < rollout.group_size:
+        raise ConfigError(
+            f"rollout.probe = {rollout.probe}, but it takes 2 rollouts or more to differ, and fewer than rollout.group_size = "
+            f"{rollout.group_size}; 0 turns it off"
+        )
     if recipe.optim.minibatches > rollout.problems_per_step:
         raise ConfigError(
             f"optim.minibatches = {recipe.optim.minibatches}, but a step has only {rollout.problems_per_step} groups to split; "

@@ -105,6 +105,7 @@ class _Setup:
 
     algorithm: Algorithm
     filters: dict[str, GroupFilter]
+    group_size: int
     weights: dict[str, float]
     grader: Grader | None = None
 
@@ -210,7 +211,7 @@ async def _one_step(
 def _advantages(groups: Sequence[Group], setup: _Setup, step: int) -> list[float | None]:
     """Of every rollout in order; None where it is not learned from. Shapes the rewards in place, as the trainer does."""
     algorithm = setup.algorithm.at_step(step - 1)
-    kept = [scored_group(group) for group in groups if shape_group(group, algorithm, setup.filters) is None]
+    kept = [scored_group(group) for group in groups if shape_group(group, algorithm, setup.filters, setup.group_size) is None]
     kept = [group for group in kept if group.rollouts]
     found: dict[int, float] = {}
     if kept:
@@ -265,7 +266,7 @@ def _setup(recipe: RunConfig, *, regrades: bool) -> _Setup:
     weights = {name: float(one["weight"]) for name, one in grader.provenance().items()}
     if regrades:
         grader.prepare()
-    return _Setup(algorithm, build_filters(recipe.filters), weights, grader if regrades else None)
+    return _Setup(algorithm, build_filters(recipe.filters), recipe.rollout.group_size, weights, grader if regrades else None)
 
 
 def _long(change: str) -> str:

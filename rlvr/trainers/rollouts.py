@@ -16,12 +16,14 @@ from rlvr.evaluation.ledger import rollout_from_json, rollout_to_json
 from rlvr.evaluation.tally import Tally
 from rlvr.filtering.curriculum import Curriculum
 from rlvr.filtering.posterior import SolveRates
+from rlvr.seeding import Part
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.group_filters import GroupFilter, build_filters
 from rlvr.trainers.model.distributed import World
 from rlvr.types import Group, Problem, Sampling
 
 NO_SIGNAL = "no_signal"  # what the algorithm drops
+PROBED = "probed"  # a group that ended with its probe
 _MEMORY = 0.9  # of the yield, from one round to the next
 _LARGEST_FACTOR = 4.0  # prompts for each group that is needed, at most
 
@@ -176,7 +178,7 @@ class Collector:
 
     @property
     def _drops(self) -> bool:
-        return self._algorithm.drops_groups or bool(self._filters)
+        return self._algorithm.drops_groups or bool(self._filters) or self._recipe.rollout.probe > 0
 
     def _chances(self, problems: Sequence[Problem], step: int) -> list[float]:
         """The believed probability of each problem that its group has signal."""
@@ -185,14 +187,23 @@ class Collector:
 
     async def _sample(self, problems: Sequence[Problem], step: int, attempt: int) -> list[Group]:
         seed_parts = ("rollout", self._recipe.seed, step, attempt)
-        size = self._recipe.rollout.group_size
         drawn = self._world.share(list(zip(problems, _repeats(problems), strict=True)))
-        mine = [self._runner.run_group(problem, size, self._sampling, *seed_parts, *repeat) for problem, repeat in drawn]
+        mine = [self._group(problem, *seed_parts, *repeat) for problem, repeat in drawn]
         return self._world.gather(await self._world.agreed(asyncio.gather(*mine)), len(problems))
+
+    async def _group(self, problem: Problem, *seed_parts: Part) -> Group:
+        """All rollouts of a problem, or its probe alone where that shows no difference."""
+        size = self._recipe.rollout.group_size
+        probe = self._recipe.rollout.probe or size
+        begun = await self._runner.run_group(problem, probe, self._sampling, *seed_parts)
+        if probe == size or _is_alike(begun):
+            return begun
+        rest = await self._runner.run_group(problem, size - probe, self._sampling, *seed_parts, first=probe)
+        return Group(problem, begun.rollouts + rest.rollouts)
 
     def _has_use(self, group: Group, algorithm: Algorithm, drops: Counter[str]) -> bool:
         """Shape the group's rewards; False, and a count more in `drops`, if nothing is to be learned from it."""
-        reason = shape_group(group, algorithm, self._filters)
+        reason = shape_group(group, algorithm, self._filters, self._recipe.rollout.group_size)
         if reason is not None:
             drops[reason] += 1
         return reason is None
@@ -208,13 +219,18 @@ class Collector:
         )
 
 
-def shape_group(group: Group, algorithm: Algorithm, filters: Mapping[str, GroupFilter]) -> str | None:
-    """Set the shaped rewards of a group; returns why it is left out of the update, None if it is learned from."""
+def shape_group(group: Group, algorithm: Algorithm, filters: Mapping[str, GroupFilter], size: int) -> str | None:
+    """Set the shaped rewards of a group; returns why it is left out of the update, None if it is learned from.
+
+    A group with fewer than `size` rollouts is one that ended with its probe.
+    """
     scored = scored_group(group)
     # Dropped groups are shaped too, so that the rewards on record all mean the same.
     for rollout, reward in zip(scored.rollouts, algorithm.shape(scored), strict=True):
         rollout.reward = reward
     compared = scored_group(group)
+    if len(group.rollouts) < size:
+        return PROBED
     reason = next((name for name, filter_ in filters.items() if filter_.drops(group)), None)
     if reason is None and (len(compared.rollouts) < algorithm.min_group_size or not algorithm.keep_group(compared)):
         reason = NO_SIGNAL
@@ -224,6 +240,12 @@ def shape_group(group: Group, algorithm: Algorithm, filters: Mapping[str, GroupF
 def scored_group(group: Group) -> Group:
     """The group without the rollouts that have no reward."""
     return replace(group, rollouts=tuple(r for r in group.rollouts if r.error is None and r.reward is not None))
+
+
+def _is_alike(probe: Group) -> bool:
+    """All of its rewards are the same, as far as it has any; a single one is no reason to give a problem up."""
+    rewards = [rollout.reward for rollout in scored_group(probe).rollouts]
+    return len(rewards) > 1 and len(set(rewards)) == 1
 
 
 def _repeats(problems: Sequence[Problem]) -> list[tuple[int, ...]]:

@@ -20,6 +20,7 @@ EVERY = [
     ("easy_to_hard", {"by": "level"}),
     ("mixture", {"by": "source"}),
     ("mixture", {"by": "source", "weights": "progress", "within": "learnability"}),
+    ("mixture", {"by": "source", "weights": "learnability"}),
     ("retire", {"within": {"name": "window", "low": 0.1}}),
 ]
 
@@ -167,6 +168,20 @@ def test_the_bandit_goes_where_the_solve_rate_moves_and_still_looks_elsewhere() 
     metrics = curriculum.metrics(20)
     assert metrics["curriculum_share_a"] == pytest.approx(0.8)
     assert metrics["curriculum_share_b"] == metrics["curriculum_share_c"] == pytest.approx(0.1)
+
+
+def test_by_learnability_sources_are_drawn_by_the_variance_inside_their_groups() -> None:
+    curriculum = make_curriculum(course(), "mixture", {"by": "source", "weights": "learnability", "explore": 0.3})
+    before = curriculum.metrics(0)
+    assert list(before.values()) == pytest.approx([1 / 3] * 3)
+    for step in range(100):
+        # Of `b` half of the problems are always solved and half never: its solve rate is 1/2, and it teaches nothing.
+        b = group(PROBLEMS[1], 8, 0) if step % 2 else group(PROBLEMS[4], 0, 8)
+        curriculum.observe([group(PROBLEMS[0], 4, 4), b, group(PROBLEMS[2], 1, 7)], step)
+    metrics = curriculum.metrics(100)
+    variances = {"a": 4 * 4 / 56, "b": 0.0, "c": 1 * 7 / 56}
+    for name, variance in variances.items():
+        assert metrics[f"curriculum_share_{name}"] == pytest.approx(0.1 + 0.7 * variance / sum(variances.values()))
 
 
 def test_solved_problems_are_retired_and_some_are_tried_again() -> None:

@@ -110,6 +110,11 @@ def test_held_out_prompts_beyond_the_context(refused: Refused) -> None:
     assert "do not fit into the model's context of 256" in said
 
 
+@pytest.mark.parametrize("probe", [1, 4])
+def test_a_probe_that_cannot_differ_or_is_the_whole_group(refused: Refused, probe: int) -> None:
+    assert f"rollout.probe = {probe}, but" in refused(f"rollout.probe={probe}", "rollout.group_size=4")
+
+
 def test_more_minibatches_than_groups(refused: Refused) -> None:
     assert "optim.minibatches = 9, but a step has only 4 groups" in refused("optim.minibatches=9")
 

@@ -27,9 +27,9 @@ class Runner:
         self._score, self._tokens = score, tokens
         self.asked: list[tuple[str, tuple[Any, ...]]] = []
 
-    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: Any) -> Group:
+    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: Any, first: int = 0) -> Group:
         self.asked.append((problem.id, seed_parts))
-        return Group(problem, tuple(self._rollout(problem, index) for index in range(n)))
+        return Group(problem, tuple(self._rollout(problem, index) for index in range(first, first + n)))
 
     def _rollout(self, problem: Problem, index: int) -> Rollout:
         score = self._score(problem, index)
@@ -216,3 +216,35 @@ def test_filters_drop_groups_and_say_how_many_each() -> None:
     [found] = run(make(Runner(score), recipe, algorithm="grpo"), [0])
     assert found.drops == {"zero_variance": 16, "too_easy": 8}
     assert {sum(r.is_correct for r in group.rollouts) for group in found.kept} == {1, 2}
+
+
+def test_a_group_whose_probe_is_alike_ends_there_and_is_replaced() -> None:
+    [found], _ = collect(mixed_if_even, algorithm="grpo", probe=2, max_refills=20, surplus_steps=0)
+    assert [len(group.rollouts) for group in found.kept] == [4] * 4
+    assert {len(group.rollouts) for group in found.groups if group not in found.kept} == {2}
+    assert found.drops == {"probed": len(found.groups) - 4}
+    assert found.tally.rollouts == 4 * 4 + 2 * found.dropped  # what was given up counts
+    assert all(rollout.reward == 0.0 for group in found.groups[1:2] for rollout in group.rollouts)  # and is on record
+
+
+def test_a_probe_is_the_first_part_of_its_group_with_the_seeds_that_it_would_have_had() -> None:
+    [probed], runner = collect(mixed, algorithm="grpo", probe=2)
+    [whole], _ = collect(mixed, algorithm="grpo")
+    assert [[rollout.sample_index for rollout in group.rollouts] for group in probed.kept] == [[0, 1, 2, 3]] * 4
+    assert [group.problem for group in probed.kept] == [group.problem for group in whole.kept]
+    assert len({parts for _, parts in runner.asked}) == 1  # both parts of a group have the same seed parts
+
+
+def test_a_step_with_probes_and_no_refills_trains_on_what_is_left() -> None:
+    [found], _ = collect(mixed_if_even, algorithm="grpo", probe=2, max_refills=0, oversample=1.0)
+    assert (len(found.groups), len(found.kept), found.drops) == (4, 2, {"probed": 2})
+
+
+def test_a_probe_without_two_scores_says_nothing() -> None:
+    def one_missing(problem: Problem, index: int) -> float | None:
+        return None if index == 0 else float(index == 3)
+
+    recipe = {"model": "m", "task": "t", "max_unscored": 0.5, "rollout": {"group_size": 4, "problems_per_step": 4, "probe": 2}}
+    [found] = run(make(Runner(one_missing), load_recipe(recipe), algorithm="grpo"), [0])
+    assert [len(group.rollouts) for group in found.groups] == [4] * 4
+    assert [len(group.rollouts) for group in found.kept] == [3] * 4
