@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from rlvr.errors import PluginError, boundary
 
-KINDS = ("verifiers", "tools", "envs", "tasks", "algorithms", "shapes", "curricula", "engines")
+KINDS = ("verifiers", "tools", "envs", "tasks", "algorithms", "shapes", "curricula", "engines", "health")
 T = TypeVar("T")
 
 

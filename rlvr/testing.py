@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from rlvr.envs.check import check_env as check_env
 from rlvr.errors import SandboxError
+from rlvr.evaluation.health.check import check_health_rule as check_health_rule
 from rlvr.sandbox.jobs import Cell, Execution, Job, Limits, Status
 from rlvr.tools.check import Example as Example
 from rlvr.tools.check import check_tool as check_tool

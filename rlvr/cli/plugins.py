@@ -21,7 +21,7 @@ DOC_CHARS = 110
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "kind", nargs="?", help="verifiers, tools, envs, tasks, algorithms, shapes, curricula or engines; all by default"
+        "kind", nargs="?", help="verifiers, tools, envs, tasks, algorithms, shapes, curricula, engines or health; all by default"
     )
     parser.add_argument("--check", action="store_true", help="load every plugin; exit code 1 if one fails")
     parser.add_argument("--json", action="store_true", help="print a JSON list")

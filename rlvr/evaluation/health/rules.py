@@ -240,23 +240,6 @@ class Mismatch(Above):
     words = "engine and trainer disagree by {value:.3g} nats per token (limit {limit}): the gradient is off-policy; correct it"
 
 
-RULES: Mapping[str, type[Rule]] = {
-    "reward_without_gain": RewardWithoutGain,
-    "length_blowup": LengthBlowup,
-    "entropy_collapse": EntropyCollapse,
-    "clipped_tokens": ClippedTokens,
-    "policy_kl": PolicyKl,
-    "reference_kl": ReferenceKl,
-    "truncation": Truncation,
-    "repetition": Repetition,
-    "mixed_language": MixedLanguage,
-    "form_only": FormOnly,
-    "no_gradient": NoGradient,
-    "second_opinion": SecondOpinion,
-    "mismatch": Mismatch,
-}
-
-
 def _mean(rows: Sequence[Row], name: str, window: int) -> float | None:
     found = [row[name] for row in rows if name in row]
     return fmean(found) if len(found) == window else None

@@ -10,8 +10,9 @@ from typing import Any
 from rlvr.config import RunConfig
 from rlvr.errors import EvaluationError
 from rlvr.evaluation.health.rules import History
+from rlvr.evaluation.health.settings import HealthSettings, health_settings
 from rlvr.evaluation.health.signals import EVIDENCE, Signals, rollout_id, signals
-from rlvr.evaluation.health.watch import Finding, HealthSettings, Watch, health_settings, held_out_history
+from rlvr.evaluation.health.watch import Finding, Watch, held_out_history
 from rlvr.evaluation.observer import Observer
 from rlvr.evaluation.run_folder import RunFolder as StoredRun
 from rlvr.registry import resolve

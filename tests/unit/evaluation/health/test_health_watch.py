@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, PluginError
+from rlvr.evaluation.health.check import check_health_rule
 from rlvr.evaluation.health.rules import History
+from rlvr.evaluation.health.settings import BUILT_IN, health_settings
 from rlvr.evaluation.health.signals import signals
-from rlvr.evaluation.health.watch import Watch, health_settings, replayed, stored_findings
+from rlvr.evaluation.health.watch import Watch, replayed, stored_findings
 from rlvr.evaluation.report import write_report
+from rlvr.registry import register
 from rlvr.types import Completion, FinishReason, Message, Problem, Rollout, Stop, Turn, Verdict
 
 EVIDENCE = {"clip_share": ("step 9: p #1",)}
@@ -111,3 +115,127 @@ def test_other_thresholds_can_be_tried_on_a_run_that_is_over() -> None:
     assert replayed(health_settings({}), rows, []) == []
     (found,) = replayed(health_settings({"clipped_tokens": {"limit": 0.1, "window": 5}}), rows, [])
     assert found.step == 5
+
+
+class Raises:
+    signal = "clip_share"
+
+    def check(self, history: History) -> str | None:
+        return None if len(history.rows) != 2 else str(1 / 0)
+
+
+def test_a_rule_that_raises_says_so_once_and_stops_neither_the_run_nor_the_other_rules() -> None:
+    settings = health_settings({"clipped_tokens": {"window": 1}, "stop": ["clipped_tokens"]})
+    settings = replace(settings, rules={"raises": Raises(), **settings.rules}, stop=frozenset({"raises", "clipped_tokens"}))
+    watch = Watch(settings, History([]))
+    found = [watch.step(row(step, 0.5 if step == 4 else 0.0), EVIDENCE) for step in range(1, 6)]
+    assert [[one.rule for one in said] for said in found] == [[], ["raises"], [], ["clipped_tokens"], []]
+    (failed,) = found[1]
+    assert "ZeroDivisionError" in failed.words
+    assert (failed.stops, failed.rollouts) == (False, ())
+
+
+RULE = '''
+from dataclasses import dataclass
+
+@dataclass(frozen=True)
+class Quiet:
+    """Speaks when the metric is low."""
+    limit: float = 1.0
+    word: str = "low"
+    signal = "reward_mean"
+
+    def check(self, history):
+        value = history.last("reward_mean", 1)
+        return None if value is None or value >= self.limit else f"{self.word}: {value}"
+
+def policy_kl():
+    return Quiet()
+
+def nothing():
+    return 7
+
+number = 7
+'''
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> str:
+    (tmp_path / "own_rules.py").write_text(RULE)
+    return str(tmp_path / "own_rules.py")
+
+
+def test_a_rule_of_a_file_stands_beside_the_built_in_ones_and_may_end_the_run(own: str) -> None:
+    settings = health_settings({f"{own}:Quiet": {"limit": 0.5, "word": "down"}, "stop": "Quiet"})
+    assert list(settings.rules) == [*BUILT_IN, "Quiet"]
+    (found,) = Watch(settings, History([])).step({"step": 1.0, "reward_mean": 0.25}, {})
+    assert (found.rule, found.words, found.stops) == ("Quiet", "down: 0.25", True)
+
+
+@pytest.mark.usefixtures("own_plugins")
+def test_an_installed_rule_watches_only_where_it_is_named() -> None:
+    @register("health", "always")
+    class Always:
+        signal = "reward_mean"
+
+        def check(self, history: History) -> str | None:
+            return "always"
+
+    assert "always" not in health_settings({}).rules
+    assert "always" in health_settings({"always": True}).rules
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"{own}:Quiet": {"limits": 1}}, "did you mean 'limit'"),
+        ({"{own}:Quiet": {"limit": "low"}}, "give a number, 0 or more"),
+        ({"{own}:policy_kl": True}, "there is a rule 'policy_kl' already"),
+        ({"{own}:nothing": True}, "a rule has check"),
+        ({"{own}:number": True}, "a class or function that makes a rule"),
+        ({"{own}:Quite": True}, "did you mean Quiet"),
+        ({"Quiet": True}, "path/file.py:name"),
+    ],
+)
+def test_a_rule_that_cannot_be_had_is_refused_before_a_run(own: str, section: dict[str, Any], message: str) -> None:
+    with pytest.raises((ConfigError, PluginError), match=message):
+        health_settings({key.replace("{own}", own): value for key, value in section.items()})
+
+
+SICK, WELL = [{"reward_mean": 0.25}] * 4, [{"reward_mean": 2.0}] * 4
+
+
+def test_a_rule_that_keeps_the_rules_passes_its_check(own: str) -> None:
+    assert check_health_rule(f"{own}:Quiet", sick=SICK, well=WELL) == "low: 0.25"
+    assert check_health_rule(f"{own}:Quiet", sick=SICK, well=WELL, thresholds={"word": "down"}) == "down: 0.25"
+
+
+class Broken:
+    signal = "reward_mean"
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def check(self, history: History) -> str | None:
+        self.count += 1
+        if history.rows and "reward_mean" in history.rows[0]:
+            history.rows[0]["seen"] = 1.0  # type: ignore[index]
+        return f"{self.count}" if history.rows else str(history.rows[0])
+
+
+def test_what_a_broken_rule_does_wrong_is_listed() -> None:
+    with pytest.raises(AssertionError) as caught:
+        check_health_rule(Broken(), sick=SICK, well=WELL)
+    said = str(caught.value)
+    for wrong in (
+        "speaks of the run that is well",
+        "raises on a run before its first step",
+        "metrics were not written",
+        "says something else",
+        "changes the rows",
+    ):
+        assert wrong in said
+    with pytest.raises(AssertionError, match="silent about the sick run"):
+        check_health_rule("clipped_tokens", sick=WELL, well=WELL)
+    with pytest.raises(PluginError, match="is no health rule"):
+        check_health_rule(lambda: 7, sick=SICK, well=WELL)  # type: ignore[arg-type, return-value]
