@@ -25,8 +25,8 @@ def check_health_rule(
     """Try a rule (an object, what makes one, or a plugin's name or reference), and return what it says of the sick run.
 
     `sick` and `well` are rows of `metrics.jsonl`, of a run in which it must speak by the end and of one in which it must not. It
-    must also be silent before the first step and where its metrics were not written; take a run with gaps without an error; say the
-    same of the same run; leave the run as it is; and say it in words that fit on a line or two.
+    must also be silent before the first step and where its metrics were not written; take a run with gaps without an error; say
+    the same of the same run; leave the run as it is; and say it in words that fit on a line or two.
 
     Raises:
         AssertionError: lists what is wrong.
@@ -51,7 +51,10 @@ def check_health_rule(
     }.items():
         if (other := _asked(made, history, what, wrong)) is not None:
             wrong.append(f"it speaks of {what}: {other!r}")
-    for what, history in {"a run of one step": History(rows[:1]), "a run with gaps": History(gaps, held_out)}.items():
+    for what, history in {
+        "a run of one step": History(copy.deepcopy(rows[:1])),
+        "a run with gaps": History(copy.deepcopy(gaps), held_out),
+    }.items():
         _asked(made, history, what, wrong)
     if _asked(made, History(copy.deepcopy(rows), held_out), "the sick run, asked again", wrong) != said:
         wrong.append("asked again about the same run, it says something else")
