@@ -21,7 +21,7 @@ from rlvr.trainers.model.head import chunked_logprobs
 from rlvr.trainers.model.packing import JoinedTokens, PackedRows, join, pack
 
 # Logits of more elements than this are recomputed in the backward pass instead of being kept.
-_KEEP_LOGITS_UP_TO = 1 << 26
+KEEP_LOGITS_UP_TO = 1 << 26
 # Logits of this spread show what a head does beyond multiplying, such as soft-capping, which is invisible near zero.
 _LARGE_LOGIT = 30.0
 _PACKED_TOLERANCE = 1e-4  # largest gap between hidden states, over their standard deviation
@@ -59,7 +59,7 @@ class Policy:
         model: nn.Module,
         *,
         autocast: torch.dtype | None = None,
-        keep_logits: int = _KEEP_LOGITS_UP_TO,
+        keep_logits: int = KEEP_LOGITS_UP_TO,
         checkpoint_layers: bool = False,
     ) -> None:
         self.model = model
