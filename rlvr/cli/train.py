@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything, print the resolved recipe and its arithmetic, stop"
     )
+    parser.add_argument(
+        "--on", metavar="DEVICE", help="estimate --dry-run for this device instead of the one at hand, e.g. h200 or 8xa100-80gb"
+    )
     parser.add_argument("--json", action="store_true", help="print the run's summary (or the dry run) as JSON")
 
 
@@ -42,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     from rlvr.config import load_recipe
     from rlvr.trainers.train import resume, train, train_or_resume
 
+    if args.on is not None and not args.dry_run:
+        raise ConfigError(f"--on {args.on} says what to estimate for; add --dry-run, or leave it out")
     if args.resume is not None:
         if args.recipe is not None:
             raise ConfigError(f"--resume continues with the run's own recipe; leave out {args.recipe!r}")
@@ -52,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError("give a recipe, e.g. `rlvr train chains/quickstart`, or --resume RUN")
         recipe = load_recipe(recipe_path(args.recipe), args.overrides)
         if args.dry_run:
-            return _dry_run(recipe, as_json=args.json)
+            return _dry_run(recipe, args.on, as_json=args.json)
         with _view(as_json=args.json) as view:
             finished = (train_or_resume if args.continues else train)(recipe, observer=view)
     if args.json and _is_first_process():
@@ -101,14 +106,24 @@ def recipe_path(name: str) -> Path:
     raise ConfigError(f"recipe {name!r} is neither a file nor TASK/NAME, e.g. chains/quickstart")
 
 
-def _dry_run(recipe: Recipe, *, as_json: bool) -> int:
-    from rlvr.config import to_toml
+def _dry_run(recipe: Recipe, device: str | None, *, as_json: bool) -> int:
+    from rlvr.config import RunConfig, to_toml
+    from rlvr.trainers.sizing.devices import machine_at_hand, machine_named
+    from rlvr.trainers.sizing.dry import estimate_recipe
     from rlvr.trainers.train import dry_run
 
+    machine = None if device is None else machine_named(device)
     resolved, counted = dry_run(recipe)
+    estimate = None
+    if isinstance(resolved, RunConfig):
+        estimate = estimate_recipe(resolved, machine or machine_at_hand(resolved.load.device))
     if as_json:
-        print(json.dumps({"recipe": resolved.model_dump(mode="json"), "arithmetic": counted}, indent=2))
-    else:
-        print(to_toml(resolved.model_dump()))
-        sys.stdout.write("".join(f"# {key} = {value}\n" for key, value in counted.items()))
+        found = None if estimate is None else estimate.as_json()
+        print(json.dumps({"recipe": resolved.model_dump(mode="json"), "arithmetic": counted, "estimate": found}, indent=2))
+        return 0
+    print(to_toml(resolved.model_dump()))
+    sys.stdout.write("".join(f"# {key} = {value}\n" for key, value in counted.items()))
+    no_estimate = "no estimate of memory and time: they are known for reinforcement learning of dense models of Llama's build"
+    lines = [no_estimate] if estimate is None else estimate.sentences()
+    sys.stdout.write("".join(f"# {line}\n" for line in lines))
     return 0
