@@ -69,7 +69,10 @@ def _problem(task: Task, split: str, wanted: str | None) -> Problem:
     if wanted is None:
         return task.problems(split, limit=1)[0]
     if wanted.isdigit():
-        return task.problems(split, limit=int(wanted) + 1)[int(wanted)]
+        first = task.problems(split, limit=int(wanted) + 1)
+        if len(first) <= int(wanted):
+            raise TaskError(f"--problem {wanted}: {task.name} {split} has {len(first)} problems, counted from 0")
+        return first[int(wanted)]
     found = [problem for problem in task.problems(split) if wanted in problem.id]
     exact = [problem for problem in found if problem.id == wanted]
     if len(exact or found) != 1:

@@ -108,8 +108,7 @@ def evaluate(
     verdicts in `samples.jsonl.gz`; samples drawn before a failure are kept as `samples.partial.jsonl.gz`, and `resume` continues
     from them.
 
-    >>> report = rlvr.evaluate("runs/gsm8k/checkpoints/last", task="gsm8k", n=16, k=(1, 4, 16))  # doctest: +SKIP
-    >>> report.pass_at[1].low  # doctest: +SKIP
+    `rlvr.evaluate("runs/gsm8k", task="gsm8k", n=16, k=(1, 4, 16)).pass_at[1].low` is the lower end of pass@1's interval.
 
     Raises:
         ConfigError, PluginError, TaskError: something that was asked for is wrong; no model was loaded unless only the
@@ -126,7 +125,7 @@ def evaluate(
     opened = subject.open_task()
     chosen = opened.problems(split, limit=problems)
     if other_numbers:
-        chosen = with_other_numbers(chosen)
+        chosen = with_other_numbers(chosen, task=opened, split=split)
     sampling = subject.sampling(opened)
     check_measurement(chosen, n, k, sampling)
     seeds = tuple(seeds) or (seed,)

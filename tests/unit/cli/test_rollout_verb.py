@@ -112,6 +112,8 @@ def test_a_problem_is_chosen_by_number_by_id_or_by_a_part_of_it(workplace: Path,
         assert f"{found} ─" in capsys.readouterr().out
     assert run(workplace, *of_file(workplace), "--problem", "three") == 2
     assert "--problem 'three' is the id of 0 problems" in capsys.readouterr().err
+    assert run(workplace, *of_file(workplace), "--problem", "9") == 2
+    assert "--problem 9: problems train has 2 problems, counted from 0" in capsys.readouterr().err
 
 
 def test_tools_and_environment_are_chosen_on_the_command_line(workplace: Path, capsys: pytest.CaptureFixture[str]) -> None:
