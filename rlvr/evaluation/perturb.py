@@ -1,6 +1,7 @@
 """The same problems with other numbers: who has learned answers by heart does worse on them, and who can calculate does not.
 
-Two kinds of problems can be changed without a person: prompts that are an expression (`748*51?`), and word problems whose working
+Tasks that draw their problems draw others of the same form (`rlvr.envs.tasks.adapter.Generator.vary`). Of those with rows, two
+kinds can be changed without a person: prompts that are an expression (`748*51?`), and word problems whose working
 is known (`metadata["working"]`, as GSM8K has it). Of the latter a number is changed only where it stands in the question once,
 and the working calculates with it, and it is none that also counts something else (7 days, 12 months, 100 percent). Then the
 working is calculated again. Problems for which any of that fails are left out, so what is left is easier to read than the whole.
@@ -17,6 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
+from rlvr.envs.tasks import Task
 from rlvr.errors import ConfigError
 from rlvr.seeding import rng
 from rlvr.types import Message, Problem
@@ -30,18 +32,30 @@ _COUNTS_SOMETHING = frozenset({1, 2, 7, 10, 12, 24, 30, 31, 50, 52, 60, 100, 365
 _LARGEST_FACTOR = 3
 
 
-def with_other_numbers(problems: Sequence[Problem], seed: int = 0) -> list[Problem]:
+def with_other_numbers(
+    problems: Sequence[Problem], seed: int = 0, *, task: Task | None = None, split: str = "test"
+) -> list[Problem]:
     """Those problems that can be changed, under their own ids, with other numbers and the answer that belongs to them.
+
+    A `task` that draws its problems makes them itself, within the same `split`, so that none of them can have been trained on.
 
     Raises:
         ConfigError: none of them can be.
     """
-    found = [changed for problem in problems if (changed := perturbed(problem, seed)) is not None]
+    changes = (_changed(problem, seed, task, split) for problem in problems)
+    found = [changed for changed in changes if changed is not None]
     if not found:
         raise ConfigError(
-            "none of these problems can be put with other numbers: that takes a prompt that is an expression, or a known working"
+            "none of these problems can be put with other numbers: that takes a task that draws them, a prompt that is "
+            "an expression, or a known working"
         )
     return found
+
+
+def _changed(problem: Problem, seed: int, task: Task | None, split: str) -> Problem | None:
+    if task is not None and (changed := task.with_other_numbers(problem, split, seed)) is not None:
+        return changed
+    return None if task is not None and task.is_endless else perturbed(problem, seed)
 
 
 def perturbed(problem: Problem, seed: int = 0) -> Problem | None:

@@ -14,6 +14,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from rlvr.envs.tasks import Draft, Generator
+from rlvr.envs.tasks.adapter import MAX_VARIED
 from rlvr.types import Problem
 
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -53,6 +54,24 @@ class Adapter(Generator):
             value += step
             text += f"{step:+d}"
         return Draft(f"{text}?", str(value), metadata={"terms": terms}, content=text)
+
+    def vary(self, problem: Problem, rng: random.Random) -> Draft | None:
+        """The same signs with other digits."""
+        _, *steps = _terms(problem)
+        for _ in range(MAX_VARIED):
+            value = rng.randint(max(1, self.low), min(9, self.high))
+            text = str(value)
+            for step in steps:
+                sign = 1 if step > 0 else -1
+                sizes = [size for size in range(1, 10) if self.low <= value + sign * size <= self.high]
+                if not sizes:
+                    break
+                change = sign * rng.choice(sizes)
+                value += change
+                text += f"{change:+d}"
+            else:
+                return Draft(f"{text}?", str(value), metadata={"terms": 1 + len(steps)}, content=text)
+        return None
 
     def demonstrate(self, problem: Problem, rng: random.Random) -> str:
         if problem.metadata.get("thinking") == "off":

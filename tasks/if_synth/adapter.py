@@ -57,6 +57,10 @@ class Adapter(Generator):
             raise ValueError(f"kinds = {sorted(unknown)} cannot be drawn; allowed: {', '.join(KINDS)}")
         return self
 
+    def vary(self, problem: Problem, rng: random.Random) -> Draft | None:
+        """None: the numbers of constraints are no answers that could be known by heart."""
+        return None
+
     def draw(self, rng: random.Random) -> Draft | None:
         request = rng.choice(_FORMS).format(rng.choice(_TOPICS).replace("_", " "))
         sample = sample_constraints(rng, rng.randint(*self.constraints), kinds=self.kinds or KINDS)

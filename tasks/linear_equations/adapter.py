@@ -9,6 +9,7 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from rlvr.envs.tasks import Draft, Generator
+from rlvr.envs.tasks.adapter import MAX_VARIED
 from rlvr.types import Problem
 
 NAMES = ("x", "y", "z")
@@ -45,6 +46,14 @@ class Adapter(Generator):
             content=str(sorted(shown)),
             metadata={"equations": [[int(number) for number in row] for row in rows]},
         )
+
+    def vary(self, problem: Problem, rng: random.Random) -> Draft | None:
+        """As many unknowns, with other coefficients and another solution; signs may change, too."""
+        for _ in range(MAX_VARIED):
+            draft = self.draw(rng)
+            if draft is not None and draft.answer.keys() == problem.answer.keys():
+                return draft
+        return None
 
     def _row(self, solution: list[Fraction], rng: random.Random) -> Row:
         coefficients = [Fraction(rng.randint(-self.coefficient, self.coefficient)) for _ in solution]

@@ -49,6 +49,19 @@ class Adapter(DrawnOrRead):
             metadata={"puzzle": _text(puzzle)},
         )
 
+    def vary(self, problem: Problem, rng: random.Random) -> Draft | None:
+        """The same puzzle with its digits renamed; it has as many solutions as before."""
+        names = list(range(1, self.size + 1))
+        rng.shuffle(names)
+        puzzle, solution = ([int(digit) for digit in problem.answer[part]] for part in ("puzzle", "solution"))
+        puzzle, solution = ([names[digit - 1] if digit else 0 for digit in digits] for digits in (puzzle, solution))
+        return Draft(
+            _question(puzzle),
+            {"puzzle": _text(puzzle), "solution": _text(solution)},
+            content=f"{self.size} {_relabelled(puzzle)}",
+            metadata={"puzzle": _text(puzzle)},
+        )
+
     def read(self, row: Mapping[str, JSON]) -> Draft:
         """Rows with `puzzle` (or upstream's `Puzzle` under meta.orig) and the solution as `answer`."""
         original = row["meta"]["orig"] if "puzzle" not in row else {"Puzzle": row["puzzle"]}

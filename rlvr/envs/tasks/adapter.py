@@ -6,6 +6,7 @@ The fields of an adapter are the task's arguments; their defaults stand in `task
 from __future__ import annotations
 
 import random
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from rlvr.envs.tasks.spec import PromptSpec
 from rlvr.types import JSON, Message, Problem
+
+MAX_VARIED = 2_000  # draws among which another problem of the same form is looked for
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,23 @@ class Generator(TaskAdapter):
     def draw(self, rng: random.Random) -> Draft | None:
         """One problem that depends on `rng` and the arguments alone; None rejects the draw."""
 
+    def vary(self, problem: Problem, rng: random.Random) -> Draft | None:
+        """A problem of the same form with other numbers, for `rlvr eval --other-numbers`; None: there is none, or it is too rare.
+
+        By default the first of so many draws whose text differs in digits alone.
+        """
+        wanted = _without_digits(problem.prompt[-1].content)
+        for _ in range(MAX_VARIED):
+            draft = self.draw(rng)
+            if draft is None:
+                continue
+            form = _without_digits(str(draft.prompt))
+            if "0" not in form:
+                return None
+            if wanted.startswith(form) and draft.answer != problem.answer:
+                return draft
+        return None
+
 
 class RowReader(TaskAdapter):
     """Reads the rows of a data set."""
@@ -69,6 +89,10 @@ class DrawnOrRead(Generator, RowReader):
     """Draws problems, or reads those of the local data set that `rows` names (a file or folder in RLVR_DATA)."""
 
     rows: str = Field(default="", repr=False)
+
+
+def _without_digits(text: str) -> str:
+    return re.sub(r"\d", "0", text)
 
 
 def messages(prompt: str | tuple[Message, ...], around: PromptSpec) -> tuple[Message, ...]:

@@ -135,6 +135,10 @@ class AskedProblems:
     def problem(self, split: str, index: int) -> Problem:
         return self.ask(self.inner.problem(split, index))
 
+    def varied(self, problem: Problem, split: str, rng: random.Random) -> Problem | None:
+        changed = self.inner.varied(problem, split, rng)
+        return None if changed is None else self.ask(changed)
+
     def notes(self) -> tuple[str, ...]:
         return self.inner.notes()
 

@@ -8,6 +8,7 @@ nothing of a test split, a tenth of its training rows is held out, chosen by a h
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,9 @@ class DatasetProblems:
                 self._notes[f"split {split}: {len(rows) - len(problems)} of {len(rows)} rows are left out by the adapter"] = None
             self._loaded[split] = problems
         return self._loaded[split][:limit]
+
+    def varied(self, problem: Problem, split: str, rng: random.Random) -> Problem | None:
+        return None
 
     def problem(self, split: str, index: int) -> Problem:
         problems = self.problems(split, None)

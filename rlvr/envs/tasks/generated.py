@@ -7,17 +7,19 @@ asked for.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 
 from rlvr.envs.tasks.adapter import Draft, Generator, messages
 from rlvr.envs.tasks.spec import PromptSpec
 from rlvr.errors import TaskError
 from rlvr.seeding import rng, seed
-from rlvr.types import Problem
+from rlvr.types import JSON, Problem
 
 SPLITS = ("train", "test")
 TEST_SHARE = 5  # one in so many problems is held out
 MAX_REJECTED = 20_000  # draws in a row without a new problem: the space is exhausted
+MAX_OTHER_SPLIT = 100  # variants of a problem in a row that belong to the other split
 
 
 def split_of(content: str) -> str:
@@ -40,6 +42,9 @@ class GeneratedProblems:
 
     def problem(self, split: str, index: int) -> Problem:
         return self._streams[split].at(index)
+
+    def varied(self, problem: Problem, split: str, rng: random.Random) -> Problem | None:
+        return self._streams[split].varied(problem, rng)
 
     def notes(self) -> tuple[str, ...]:
         return ()
@@ -74,6 +79,16 @@ class _Stream:
             f"task {self._name}, split {self._split}: {len(self._found)} distinct problems were found with "
             f"{self._generator!r}, and {MAX_REJECTED} draws gave no further one; ask for fewer or widen the arguments"
         )
+
+    def varied(self, problem: Problem, rng: random.Random) -> Problem | None:
+        for _ in range(MAX_OTHER_SPLIT):
+            draft = self._generator.vary(problem, rng)
+            if draft is None:
+                return None
+            if split_of(draft.content) == self._split and draft.answer != problem.answer:
+                metadata: dict[str, JSON] = {**draft.metadata, "other_numbers": True}
+                return Problem(problem.id, messages(draft.prompt, self._prompt), draft.answer, metadata)
+        return None
 
     def _finish(self, draft: Draft) -> Problem:
         problem_id = f"{self._name}/{self._split}/{seed('id', draft.content):016x}"

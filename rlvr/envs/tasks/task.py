@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,10 @@ class ProblemSource(Protocol):
     def problems(self, split: str, limit: int | None) -> Sequence[Problem]: ...
 
     def problem(self, split: str, index: int) -> Problem: ...
+
+    def varied(self, problem: Problem, split: str, rng: random.Random) -> Problem | None:
+        """A problem of this split under the same id that differs in its numbers; None where the source cannot make one."""
+        ...
 
     def notes(self) -> tuple[str, ...]: ...
 
@@ -103,6 +108,16 @@ class Task:
                 "give the supervised recipe a file of prompt and response pairs: data=pairs.jsonl"
             )
         return Demonstration(problem, response)
+
+    def with_other_numbers(self, problem: Problem, split: str, seed: int) -> Problem | None:
+        """The problem under its own id with other numbers and the answer that belongs to them, from the same split of a task that
+        draws its problems; None where the task cannot make one.
+
+        Raises:
+            TaskError: no such split.
+        """
+        self._check(split)
+        return self.source.varied(problem, split, rng("other numbers", self.name, problem.id, seed))
 
     def _check(self, split: str) -> None:
         if split not in self.splits:

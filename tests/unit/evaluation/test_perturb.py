@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import rlvr
 from rlvr.envs.tasks import load_task
+from rlvr.envs.validate import gold_response
 from rlvr.errors import ConfigError
 from rlvr.evaluation.perturb import perturbed, with_other_numbers
 from rlvr.types import Message, Problem
@@ -74,3 +76,67 @@ def test_the_change_depends_on_problem_and_seed_alone() -> None:
 def test_problems_of_which_none_can_be_changed_are_refused() -> None:
     with pytest.raises(ConfigError, match="none of these problems"):
         with_other_numbers([Problem("p", (Message("user", "Prove it."),), "x")])
+
+
+DRAWN = {"chains": {}, "products": {}, "countdown": {}, "linear_equations": {}, "sudoku": {}}
+
+
+def form(text: str) -> str:
+    return re.sub(r"\d", "0", text)
+
+
+@pytest.mark.parametrize("name", DRAWN)
+def test_a_task_that_draws_its_problems_draws_others_whose_gold_answer_passes_its_verifier(name: str) -> None:
+    task = load_task(name)
+    problems = {problem.id: problem for problem in task.problems("test", limit=12)}
+    found = with_other_numbers(list(problems.values()), task=task)
+    assert len(found) == 12
+    chosen = task.verifiers[0]
+    for changed in found:
+        old = problems[changed.id]
+        assert changed.answer != old.answer
+        assert changed.prompt[-1].content != old.prompt[-1].content
+        assert changed.metadata["other_numbers"] is True
+        if name in ("products", "countdown"):
+            assert form(changed.prompt[-1].content) == form(old.prompt[-1].content)
+        gold = gold_response(task, changed)
+        assert gold is not None
+        assert rlvr.grade(gold, changed.answer, chosen.name, **chosen.args).score == 1.0
+        # The old answer, known by heart, is wrong now.
+        by_heart = gold_response(task, old)
+        assert by_heart is not None
+        assert rlvr.grade(by_heart, changed.answer, chosen.name, **chosen.args).score == 0.0
+
+
+@pytest.mark.parametrize("name", ["chains", "products", "countdown"])
+def test_a_problem_with_other_numbers_cannot_have_been_trained_on(name: str) -> None:
+    task = load_task(name)
+    trained = {problem.prompt[-1].content for problem in task.problems("train", limit=3000)}
+    found = with_other_numbers(task.problems("test", limit=40), task=task)
+    assert len(found) >= 38
+    assert not trained & {problem.prompt[-1].content for problem in found}
+
+
+def test_what_is_drawn_stays_in_its_split() -> None:
+    task = load_task("chains", {"terms": [2, 2]})
+    every = {"train": task.problems("train", limit=100), "test": task.problems("test", limit=26)}  # there are no others
+    for split, problems in every.items():
+        known = {problem.prompt[-1].content for problem in problems}
+        found = with_other_numbers(problems, task=task, split=split)
+        assert len(found) == len(problems)
+        assert {one.prompt[-1].content for one in found} <= known
+
+
+def test_a_wish_in_the_prompt_stays_with_other_numbers() -> None:
+    task = load_task("length_target:products")
+    problems = task.problems("test", limit=5)
+    found = with_other_numbers(problems, task=task)
+    assert [one.metadata["target_tokens"] for one in found] == [one.metadata["target_tokens"] for one in problems]
+    assert [form(one.prompt[-1].content) for one in found] == [form(one.prompt[-1].content) for one in problems]
+
+
+def test_tasks_without_numbers_to_change_are_refused() -> None:
+    for name in ("knights_knaves", "if_synth"):
+        task = load_task(name)
+        with pytest.raises(ConfigError, match="none of these problems"):
+            with_other_numbers(task.problems("test", limit=3), task=task)
