@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlvr.engines.cache import SlotCache
+from rlvr.engines.graphs import CudaRecorder, RecordedSteps, Recorder
+from rlvr.engines.shards import device_of
 from rlvr.engines.weights import LlamaWeights, check_family
 
 _PREFILL_TOKENS = 16384  # padded tokens in one prefill forward
@@ -58,6 +60,7 @@ class LlamaDecoder:
     """Qwen2, Qwen3, Llama, Mistral and their like: RMSNorm, rotary GQA attention, SwiGLU; a sliding window spans the context.
 
     Weights are shared with the model where they can be; fused, bf16 and LoRA-merged ones are copies that `refresh` renews.
+    On a GPU decoding steps are recorded as CUDA graphs; `recorder` replaces what records them.
 
     Raises:
         Unsupported: the model is built otherwise.
@@ -65,13 +68,13 @@ class LlamaDecoder:
 
     name = "llama"
 
-    def __init__(self, model: Any, *, dtype: torch.dtype, max_context: int) -> None:
+    def __init__(self, model: Any, *, dtype: torch.dtype, max_context: int, recorder: Recorder | None = None) -> None:
         causal = model.get_base_model() if hasattr(model, "get_base_model") else model
         check_family(causal, max_context)
         self._causal, self._dtype = causal, dtype
         inner = causal.model
         config, attention = causal.config, inner.layers[0].self_attn
-        self._device = inner.embed_tokens.weight.device
+        self._device = device_of(causal)
         self._heads, self._kv_heads = config.num_attention_heads, config.num_key_value_heads
         self._head_dim = attention.head_dim
         self._scale = float(attention.scaling)
@@ -85,11 +88,19 @@ class LlamaDecoder:
             dtype=dtype,
             device=self._device,
         )
+        if recorder is None and self._device.type == "cuda":
+            recorder = CudaRecorder(self._device)
+        self._steps = RecordedSteps(recorder)
         with torch.no_grad():
             self._weights = LlamaWeights.read(causal, dtype)
 
     @torch.no_grad()
     def refresh(self) -> None:
+        are_copies = all(parameter.dtype is not self._dtype for parameter in self._causal.parameters())
+        if self._steps.is_recording and are_copies:
+            self._weights.renew(self._causal, self._dtype)  # in place: what was recorded reads from there
+            return
+        self._steps.forget()
         del self._weights  # before the new copies are made, or both would be in memory
         self._weights = LlamaWeights.read(self._causal, self._dtype)
 
@@ -99,7 +110,7 @@ class LlamaDecoder:
         lengths = [len(prompts[index]) for index in prompt_of_row]
         final = max(length + limit for length, limit in zip(lengths, limits, strict=True))
         rows, longest = _rounded(first + len(lengths), _ROW_BLOCK), _rounded(max(lengths), _LENGTH_BLOCK)
-        self._cache.reserve(rows, longest, _rounded(final, _LENGTH_BLOCK))
+        self._reserve(rows, longest, _rounded(final, _LENGTH_BLOCK))
         self._cache.start(first, torch.tensor(lengths, device=self._device))
         owners = torch.tensor(prompt_of_row, device=self._device)
         hidden = torch.zeros(
@@ -112,14 +123,25 @@ class LlamaDecoder:
     def decode(self, tokens: Tensor, longest: int) -> Tensor:
         cache, active = self._cache, tokens.shape[0]
         rows, longest = _rounded(active, _ROW_BLOCK), _rounded(longest, _LENGTH_BLOCK)
-        cache.reserve(rows, longest, longest)
+        rows, longest = self._steps.sizes(rows, longest, room=(cache.rows, cache.capacity))
+        self._reserve(rows, longest, longest)
+        self._rope_table(longest)  # before it is read in a step: a recorded one keeps reading it where it was
         tokens = F.pad(tokens, (0, rows - active))
-        positions, index = cache.advance(active, rows)
+        positions, places = cache.advance(active, rows)
+
+        def step(tokens: Tensor, positions: Tensor, places: Tensor) -> Tensor:
+            return self._decode_step(tokens, positions, places, longest)
+
+        return self._logits(self._steps.run((rows, longest), step, tokens, positions, places))[:active]
+
+    def _decode_step(self, tokens: Tensor, positions: Tensor, places: Tensor, longest: int) -> Tensor:
+        """Hidden states [R, hidden] of the newest token of R rows; reads and writes fixed places of the cache alone."""
+        cache, rows = self._cache, tokens.shape[0]
         mask = cache.mask[:rows, ..., :longest].flatten(0, 1)
         grouped = (rows * self._kv_heads, self._heads // self._kv_heads, self._head_dim)
 
         def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.append(layer, index, keys.reshape(-1, self._head_dim), values.reshape(-1, self._head_dim))
+            cache.append(layer, places, keys.reshape(-1, self._head_dim), values.reshape(-1, self._head_dim))
             past_keys = cache.keys[layer][:rows, :, :longest].flatten(0, 1)
             past_values = cache.values[layer][:rows, :, :longest].flatten(0, 1)
             # Plain batched products: three times as fast as scaled_dot_product_attention for one query on the CPU.
@@ -127,7 +149,11 @@ class LlamaDecoder:
             weights = scores.softmax(-1, dtype=torch.float32).to(self._dtype)
             return torch.bmm(weights, past_values)
 
-        return self._logits(self._forward(tokens, positions, longest, attend))[:active]
+        return self._forward(tokens, positions, longest, attend)
+
+    def _reserve(self, rows: int, length: int, final: int) -> None:
+        if self._cache.reserve(rows, length, final):
+            self._steps.forget()
 
     def move(self, sources: Sequence[int], targets: Sequence[int], rows: int, longest: int) -> None:
         if sources:
@@ -135,6 +161,7 @@ class LlamaDecoder:
             self._cache.move(pair[0], pair[1], longest)
 
     def clear(self) -> None:
+        self._steps.forget()
         self._cache.clear()
 
     def held_bytes(self) -> int:
@@ -201,6 +228,7 @@ class LlamaDecoder:
     def _rope_table(self, length: int) -> Tensor:
         """cos + i sin of every position below `length`, at least."""
         if length > self._rope.shape[0]:
+            self._steps.forget()
             positions = torch.arange(2 * length, device=self._device, dtype=torch.float32)
             angles = positions[:, None] * self._frequencies
             self._rope = torch.polar(torch.full_like(angles, self._rope_scaling), angles)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from rlvr.engines.shards import device_of, is_sharded, take_over, unsharded
 from rlvr.engines.weights import Unsupported
 
 
@@ -21,16 +22,21 @@ class GenericDecoder:
     def __init__(self, model: Any, *, dtype: torch.dtype, cached: bool) -> None:
         self.name = "generic" if cached else "generic-uncached"
         self._source = model
-        self._is_copy = dtype is not torch.float32 and any(p.dtype is not dtype for p in model.parameters())
-        self._model = _converted(model, dtype) if self._is_copy else model
+        self._is_sharded = is_sharded(model)
+        self._is_copy = self._is_sharded or (dtype is not torch.float32 and any(p.dtype is not dtype for p in model.parameters()))
+        if self._is_sharded and hasattr(model, "get_base_model"):
+            raise Unsupported("an adapter on weights in parts; only the Llama family is decoded with one (load.parallel = ddp)")
+        self._model = unsharded(model, dtype) if self._is_sharded else _converted(model, dtype) if self._is_copy else model
         self._cached = cached
-        self._device = next(model.parameters()).device
+        self._device = device_of(model)
         self._accepts = set(inspect.signature(getattr(model, "get_base_model", lambda: model)().forward).parameters)
         self.clear()
 
     @torch.no_grad()
     def refresh(self) -> None:
-        if self._is_copy:
+        if self._is_sharded:
+            take_over(self._model, self._source)
+        elif self._is_copy:
             for ours, theirs in zip(self._model.parameters(), self._source.parameters(), strict=True):
                 ours.copy_(theirs)
 

@@ -55,7 +55,7 @@ def load_model(path: str | Path, settings: ModelConfig) -> LoadedModel:
         CheckpointError: an incomplete folder, or weights that do not fit the model.
     """
     device = _device(settings.device)
-    precision = _precision(settings.precision, device)
+    precision = precision_on(device, settings.precision)
     source = model_source(path)
     with _quiet_transformers(), boundary(CheckpointError, f"loading {source!r}"):
         tokenizer = AutoTokenizer.from_pretrained(source)
@@ -153,7 +153,8 @@ def _device(wanted: str) -> torch.device:
     return device
 
 
-def _precision(wanted: str, device: torch.device) -> Literal["fp32", "bf16"]:
+def precision_on(device: torch.device, wanted: str) -> Literal["fp32", "bf16"]:
+    """What a recipe's `load.precision` means on a device."""
     if wanted == "bf16":
         return "bf16"
     has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported()

@@ -14,6 +14,7 @@ from rlvr.engines.load import end_ids
 from rlvr.engines.requests import check_prompt, check_sampling, model_context
 from rlvr.engines.rows import NOT_A_TOKEN, RowTable
 from rlvr.engines.select import choose_decoder
+from rlvr.engines.shards import device_of
 from rlvr.engines.stops import StopFinder
 from rlvr.engines.threads import decoding_threads, threads
 from rlvr.errors import EngineError, boundary
@@ -76,7 +77,7 @@ class NativeEngine:
             self._decoder = choose_decoder(model, dtype=_DTYPES[precision], max_context=self.max_context)
         self.decoder_name = self._decoder.name
         self._threads = decoding_threads(model)
-        self._table = RowTable(next(model.parameters()).device)
+        self._table = RowTable(device_of(model))
         self._waiting: deque[_Request] = deque()
         self._rows: list[_Request] = []  # in slot order
         self._clock = 0  # decode steps so far

@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from rlvr.engines.shards import device_of
+
 # A second thread has to be woken for every product, which takes about 100 microseconds: half of what one thread needs on a few
 # dozen rows for a matrix of this many elements. Smaller ones go faster, and at half the CPU time, with one thread.
 _ELEMENTS_WORTH_A_THREAD = 1 << 16
@@ -21,7 +23,7 @@ def decoding_threads(model: Any) -> int | None:
     """
     matrices = [parameter.numel() for parameter in model.parameters() if parameter.dim() == 2]
     is_small = bool(matrices) and sum(matrices) / len(matrices) <= _ELEMENTS_WORTH_A_THREAD
-    return 1 if is_small and next(model.parameters()).device.type == "cpu" else None
+    return 1 if is_small and device_of(model).type == "cpu" else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from rlvr.engines.shards import whole
 
 _FUSE_BELOW = 2**28  # parameters; above, fp32 copies of fused weights cost more memory than they save time
 
@@ -25,15 +27,15 @@ class RmsNorm:
         self._is_plain = dtype is torch.float32 and weight.device.type == "cpu"
         self._eps = eps
         width = weight.shape[-1]
-        self._weight = (weight * math.sqrt(width) if self._is_plain else weight).to(dtype)
+        self.weight = (weight * math.sqrt(width) if self._is_plain else weight).to(dtype)
         self._floor = torch.tensor(math.sqrt(width * eps), device=weight.device)
 
     def __call__(self, states: Tensor) -> Tensor:
         if not self._is_plain:
-            return F.rms_norm(states, states.shape[-1:], eps=self._eps) * self._weight
+            return F.rms_norm(states, states.shape[-1:], eps=self._eps) * self.weight
         # The same in half of rms_norm's time on the CPU: the root of |x|^2 + d * eps is a hypotenuse.
         size = torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), self._floor)
-        return (states / size).mul_(self._weight)
+        return (states / size).mul_(self.weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,14 @@ class Layer:
     gate_up: Linear
     down: Tensor  # [intermediate, hidden]
 
+    def tensors(self) -> Iterator[Tensor]:
+        """All of them, in one order for all layers of a model."""
+        norms = (self.attention_norm, self.mlp_norm, self.query_key_norm)
+        yield from (norm.weight for norm in norms if norm is not None)
+        for linear in (self.qkv, self.gate_up):
+            yield from (tensor for tensor in (*linear.weights, *linear.biases) if tensor is not None)
+        yield from (tensor for tensor in (self.output, self.output_bias, self.down) if tensor is not None)
+
 
 @dataclass(frozen=True, slots=True)
 class LlamaWeights:
@@ -77,13 +87,28 @@ class LlamaWeights:
     def read(cls, causal: Any, dtype: torch.dtype) -> LlamaWeights:
         inner, head = causal.model, causal.lm_head.weight
         is_fused = dtype is not torch.float32 or sum(parameter.numel() for parameter in causal.parameters()) < _FUSE_BELOW
-        embedding = inner.embed_tokens.weight.to(dtype)
+        embedding = whole(inner.embed_tokens.weight).to(dtype)
         return cls(
             embedding=embedding,
             layers=tuple(_read_layer(layer, dtype, is_fused=is_fused) for layer in inner.layers),
             norm=_read_norm(inner.norm, dtype),
-            head=embedding if head is inner.embed_tokens.weight else head.to(dtype),
+            head=embedding if head is inner.embed_tokens.weight else whole(head).to(dtype),
         )
+
+    def renew(self, causal: Any, dtype: torch.dtype) -> None:
+        """Copy the model's present weights into these tensors, which stay where they are: all of them must be copies.
+
+        One layer at a time, so that there is never a second copy of the whole.
+        """
+        inner = causal.model
+        self.embedding.copy_(whole(inner.embed_tokens.weight))
+        if self.head is not self.embedding:
+            self.head.copy_(whole(causal.lm_head.weight))
+        self.norm.weight.copy_(_read_norm(inner.norm, dtype).weight)
+        for ours, theirs in zip(self.layers, inner.layers, strict=True):
+            fresh = _read_layer(theirs, dtype, is_fused=len(ours.qkv.weights) == 1)
+            for old, new in zip(ours.tensors(), fresh.tensors(), strict=True):
+                old.copy_(new)
 
 
 def _read_layer(layer: Any, dtype: torch.dtype, *, is_fused: bool) -> Layer:
@@ -92,7 +117,7 @@ def _read_layer(layer: Any, dtype: torch.dtype, *, is_fused: bool) -> Layer:
     if hasattr(attention, "q_norm"):
         heads = (attention.q_proj.out_features, attention.k_proj.out_features)
         query, key = (count // attention.head_dim for count in heads)
-        stacked = torch.stack([attention.q_norm.weight] * query + [attention.k_norm.weight] * key)
+        stacked = torch.stack([whole(attention.q_norm.weight)] * query + [whole(attention.k_norm.weight)] * key)
         query_key_norm = RmsNorm(stacked, attention.q_norm.variance_epsilon, dtype)
     output_bias = attention.o_proj.bias
     return Layer(
@@ -100,7 +125,7 @@ def _read_layer(layer: Any, dtype: torch.dtype, *, is_fused: bool) -> Layer:
         qkv=_read_linear((attention.q_proj, attention.k_proj, attention.v_proj), dtype, is_fused=is_fused),
         query_key_norm=query_key_norm,
         output=_read_weight(attention.o_proj, dtype).t(),
-        output_bias=None if output_bias is None else output_bias.to(dtype),
+        output_bias=None if output_bias is None else whole(output_bias).to(dtype),
         mlp_norm=_read_norm(layer.post_attention_layernorm, dtype),
         gate_up=_read_linear((mlp.gate_proj, mlp.up_proj), dtype, is_fused=is_fused),
         down=_read_weight(mlp.down_proj, dtype).t(),
@@ -108,12 +133,12 @@ def _read_layer(layer: Any, dtype: torch.dtype, *, is_fused: bool) -> Layer:
 
 
 def _read_norm(module: Any, dtype: torch.dtype) -> RmsNorm:
-    return RmsNorm(module.weight, module.variance_epsilon, dtype)
+    return RmsNorm(whole(module.weight), module.variance_epsilon, dtype)
 
 
 def _read_linear(modules: Sequence[Any], dtype: torch.dtype, *, is_fused: bool) -> Linear:
     weights = tuple(_read_weight(module, dtype) for module in modules)
-    biases = tuple(None if module.bias is None else module.bias.to(dtype) for module in modules)
+    biases = tuple(None if module.bias is None else whole(module.bias).to(dtype) for module in modules)
     if not is_fused:
         return Linear(weights, biases)
     fused = torch.cat([bias for bias in biases if bias is not None]) if biases[0] is not None else None
@@ -123,11 +148,10 @@ def _read_linear(modules: Sequence[Any], dtype: torch.dtype, *, is_fused: bool) 
 def _read_weight(module: Any, dtype: torch.dtype) -> Tensor:
     """A projection's weight with its LoRA adapters merged."""
     if not hasattr(module, "get_delta_weight"):
-        weight: Tensor = module.weight
-        return weight.to(dtype)
-    weight = module.base_layer.weight
+        return whole(module.weight).to(dtype)
+    weight = whole(module.base_layer.weight)
     for adapter in () if module.disable_adapters else module.active_adapters:
-        weight = weight + module.get_delta_weight(adapter).to(weight.dtype)
+        weight = weight + whole(module.get_delta_weight(adapter)).to(weight.dtype)
     return weight.to(dtype)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -25,13 +25,16 @@ from rlvr.types import Group, StepBatch
 class Reference:
     """The policy that KL is measured against: the base model under a LoRA adapter, `model`, or else a copy as of now."""
 
-    def __init__(self, policy: Policy, model: nn.Module | None = None) -> None:
+    def __init__(
+        self, policy: Policy, model: nn.Module | None = None, share_out: Callable[[Policy], object] = lambda policy: None
+    ) -> None:
         self._policy = policy
         self._has_adapter = hasattr(policy.model, "disable_adapter")
         self._frozen = policy
         if not self._has_adapter:
             frozen = copy.deepcopy(policy.model) if model is None else model
             self._frozen = policy.with_model(frozen.requires_grad_(False))
+            share_out(self._frozen)  # as the policy is
 
     def score(self, batch: StepBatch, rows: Tensor, temperature: float) -> Tensor:
         adapter_off: AbstractContextManager[Any] = nullcontext()
@@ -113,12 +116,17 @@ class Learner:
             return _score(self._policy, batch, rows, self._temperature).logprobs
 
     def _filled(self, batch: StepBatch, score: Any) -> Tensor:
-        """[B, T] of per-token values, computed in micro-batches (every rank computes all rows: advantages need them)."""
+        """[B, T] of per-token values, computed in micro-batches that the ranks share, and the same on all of them."""
+        world = self._session.world
         values = torch.zeros(batch.loss_mask.shape)
-        for rows in self._microbatches(batch, range(len(batch.lengths))):
+        parts = self._microbatches(batch, range(len(batch.lengths)))
+        own = world.share(parts)
+        for rows in own:
             part = score(rows)
             values[rows, : part.shape[1]] = part.cpu()
-        return values
+        if self._policy.is_sharded and len(own) * world.size < len(parts):
+            score(parts[0])  # the others have one more, and need this rank's part of the weights
+        return world.sum(values)
 
     def _microbatches(self, batch: StepBatch, rows: Sequence[int]) -> list[Tensor]:
         lengths = batch.lengths.tolist()

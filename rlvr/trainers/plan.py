@@ -16,6 +16,7 @@ from rlvr.filtering.pass_rates import PassRates, select_problems
 from rlvr.filtering.window import Window
 from rlvr.registry import resolve
 from rlvr.trainers.algorithms import Algorithm, build
+from rlvr.trainers.model.parallel import Way
 from rlvr.trainers.shaping.base import ChecksProblems
 from rlvr.trainers.shaping.sections import shapes_in, with_shapes
 from rlvr.types import Problem, Sampling
@@ -58,6 +59,11 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
             "lower it to rollout.problems_per_step or less"
         )
     if recipe.optim.reference_every and recipe.load.lora_rank:
+    if recipe.optim.reference_every and recipe.load.parallel.name == Way.FSDP:
+        raise ConfigError(
+            f"optim.reference_every = {recipe.optim.reference_every}, but with load.parallel = 'fsdp' the reference stays the "
+            "model that the run began with; set optim.reference_every to 0, or load.parallel to 'ddp'"
+        )
         raise ConfigError(
             f"optim.reference_every = {recipe.optim.reference_every}, but with load.lora_rank = {recipe.load.lora_rank} the "
             "reference is the base model, which stays as it is; set optim.reference_every to 0"

@@ -155,7 +155,7 @@ def _reference(session: Session, recipe: RunConfig, initial: Callable[[], Loaded
     is_in_checkpoint, is_under_adapter = bool(recipe.optim.reference_every), bool(recipe.load.lora_rank)
     if session.step == 0 or is_in_checkpoint or is_under_adapter:
         return Reference(session.policy)
-    return Reference(session.policy, initial().model)
+    return Reference(session.policy, initial().model, session.share_out)
 
 
 def _comparison(recipe: RunConfig, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

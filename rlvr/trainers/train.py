@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from rlvr.config import ModelConfig, Recipe, RunConfig, SftConfig, load_recipe
-from rlvr.engines.load import LoadedModel, load_model, model_source
+from rlvr.engines.load import LoadedModel, load_model, model_source, precision_on
 from rlvr.envs.tasks import Task, load_task
 from rlvr.errors import CheckpointError, ConfigError, boundary
 from rlvr.evaluation.observer import Observer, SilentObserver
@@ -28,7 +28,7 @@ from rlvr.trainers.algorithms import Algorithm, build
 from rlvr.trainers.model.distributed import World, join_world, watched
 from rlvr.trainers.model.lora import check_adapter, with_adapter
 from rlvr.trainers.model.optimizer import learning_rate
-from rlvr.trainers.model.parallel import parallel_of
+from rlvr.trainers.model.parallel import Way, parallel_of
 from rlvr.trainers.model.tiny import tiny_model
 from rlvr.trainers.plan import algorithm_of, arithmetic, check_recipe, training_problems
 from rlvr.trainers.run.checkpoint import check_space, checkpoints, tidy
@@ -225,6 +225,15 @@ def _load(recipe: Recipe, task: Task, checkpoint: Path | None, world: World) -> 
     settings = recipe.load if world.device is None else recipe.load.model_copy(update={"device": str(world.device)})
     if recipe.model == NEW_TINY:
         settings = settings.model_copy(update={"device": "cpu", "precision": "fp32"})
+    if world.device is not None and parallel_of(recipe.load.parallel).way is Way.FSDP:
+        # Whole, it need not fit on the device: layer by layer goes there when it is shared out.
+        precision = precision_on(world.device, settings.precision)
+        on_cpu = settings.model_copy(update={"device": "cpu", "precision": precision})
+        return replace(_load_on(on_cpu, recipe, task, checkpoint), device=world.device)
+    return _load_on(settings, recipe, task, checkpoint)
+
+
+def _load_on(settings: ModelConfig, recipe: Recipe, task: Task, checkpoint: Path | None) -> LoadedModel:
     if settings.lora_rank:
         base = _load_base(recipe, task, settings)
         return replace(base, model=with_adapter(base.model, settings, recipe.seed, checkpoint))

@@ -75,7 +75,10 @@ class _ChunkedLogprobs(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             head = weight.detach().to(dtype)
             hidden_grad = torch.empty_like(hidden) if needs_hidden else None
-            weight_grad = torch.zeros_like(weight) if needs_weight else None
+            # Sums over chunks, in float32 also where the weights are cast to something narrower.
+            weight_grad = (
+                torch.zeros_like(weight, dtype=torch.promote_types(weight.dtype, torch.float32)) if needs_weight else None
+            )
             for start in range(0, hidden.shape[0], ctx.rows):
                 here = slice(start, start + ctx.rows)
                 part = hidden[here]
@@ -92,6 +95,8 @@ class _ChunkedLogprobs(torch.autograd.Function):
                         weight_grad.addmm_(gradient.t(), part.to(dtype))
                     else:
                         weight_grad += gradient.t() @ part.to(dtype)
+        if weight_grad is not None:
+            weight_grad = weight_grad.to(weight.dtype)
         return hidden_grad, weight_grad, None, None, None, None, None
 
 

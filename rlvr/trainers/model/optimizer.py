@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rlvr.config import OptimConfig
+from rlvr.engines.shards import whole
 
 _ADAPTER_FACTOR = 10.0
 
@@ -56,4 +57,4 @@ def adamw(parameters: Sequence[nn.Parameter], settings: OptimConfig, lr: float) 
 def clip_gradients(parameters: Sequence[nn.Parameter], limit: float) -> Tensor:
     """Scale gradients to a global norm of at most `limit` (0: off); returns the norm before clipping."""
     norm = torch.nn.utils.clip_grad_norm_(parameters, limit if limit > 0 else math.inf)
-    return norm if isinstance(norm, Tensor) else torch.tensor(norm)
+    return whole(norm) if isinstance(norm, Tensor) else torch.tensor(norm)

@@ -5,21 +5,27 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from rlvr.engines.shards import device_of, is_sharded
 from rlvr.errors import TrainingError, boundary
 from rlvr.trainers.model.attention import attention_over, can_join, checkpoint_contexts
 from rlvr.trainers.model.head import chunked_logprobs
 from rlvr.trainers.model.packing import JoinedTokens, PackedRows, join, pack
 
+T = TypeVar("T")
+
+# A method of sharded models that calls a function with their outermost weights whole: parts of a model that are called one by one
+# do not see to that themselves.
+INSIDE = "rlvr_inside"
 # Logits of more elements than this are recomputed in the backward pass instead of being kept.
 KEEP_LOGITS_UP_TO = 1 << 26
 # Logits of this spread show what a head does beyond multiplying, such as soft-capping, which is invisible near zero.
@@ -79,7 +85,17 @@ class Policy:
 
     @property
     def device(self) -> torch.device:
-        return next(self.model.parameters()).device
+        return device_of(self.model)
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the weights lie in parts on all processes, which then have to score equally often."""
+        return is_sharded(self.model)
+
+    def idle(self) -> Tensor:
+        """A loss of 0, with gradients of 0, for a process that has nothing to score while the others have."""
+        input_ids = torch.zeros(1, 2, dtype=torch.long)
+        return 0.0 * self.score(input_ids, torch.tensor([2]), torch.tensor([[False, True]])).logprobs.sum()
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -109,10 +125,11 @@ class Policy:
         tokens = self._arranged(input_ids, lengths, mask)
         row, column = mask.nonzero(as_tuple=True)
         before = tokens.places(input_ids.shape)[row, column - 1]  # the hidden state of a token predicts the next one
-        with self._precision(device):
+
+        def compute() -> tuple[Tensor, Tensor | None]:
             with self._checkpointing():
                 hidden_or_logits = self._forward(tokens).flatten(0, 1)
-            logprobs, entropies = _token_logprobs(
+            return _token_logprobs(
                 self._head() if self._head_is_plain else None,
                 F.embedding(before, hidden_or_logits),
                 input_ids[row, column],
@@ -121,6 +138,9 @@ class Policy:
                 entropy_gradient=entropy_gradient,
                 keep_logits=self._keep_logits,
             )
+
+        with self._precision(device):
+            logprobs, entropies = self._inside(compute)
         place = row * mask.shape[1] + column
         return Scores(_scatter(logprobs, place, mask), None if entropies is None else _scatter(entropies, place, mask))
 
@@ -150,7 +170,12 @@ class Policy:
     def _hidden_or_logits(self, causal_lm: Any, **settings: Any) -> Tensor:
         if self._head_is_plain:
             return _body(causal_lm)(**settings).last_hidden_state  # type: ignore[no-any-return]
-        return causal_lm(**settings).logits  # type: ignore[no-any-return]
+        return causal_lm.forward(**settings).logits  # type: ignore[no-any-return]
+
+    def _inside(self, compute: Callable[[], T]) -> T:
+        """`compute()`, with whole weights for what it calls of the model."""
+        around: Callable[[Callable[[], T]], T] | None = getattr(unwrap(self.model), INSIDE, None)
+        return compute() if around is None else around(compute)
 
     def _mask(self, rows: PackedRows) -> Tensor:
         allowed = rows.attention_mask()

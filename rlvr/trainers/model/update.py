@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 from rlvr.config import OptimConfig
 from rlvr.errors import TrainingError
 from rlvr.trainers.model.distributed import World
+from rlvr.trainers.model.moments import Moments
 from rlvr.trainers.model.optimizer import adamw, clip_gradients, learning_rate, schedule_factor
 from rlvr.trainers.model.policy import Policy
 
@@ -28,6 +30,7 @@ class Updater:
     """Owns the optimizer. The gradient of a step is the sum over its micro-batches and over all ranks."""
 
     def __init__(self, policy: Policy, settings: OptimConfig, steps: int, world: World) -> None:
+        self._policy = policy
         self._parameters = policy.parameters()
         self._settings = settings
         self._steps = steps
@@ -36,6 +39,7 @@ class Updater:
         trained = sum(parameter.numel() for parameter in self._parameters)
         self.peak_lr = learning_rate(settings, everything, is_adapter=trained < everything)
         self._optimizer = adamw(self._parameters, settings, self.peak_lr)
+        self.moments = Moments.of(self._optimizer, policy.model.named_parameters())
 
     def step(self, losses: Iterable[Callable[[], Tensor]], step: int) -> StepStats:
         """Accumulate the gradients of `losses` (each computed when it is called) and update the parameters once.
@@ -45,11 +49,13 @@ class Updater:
         """
         self._optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for compute in losses:
-            loss = compute()
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += loss.item()
-        self._world.sum_gradients(self._parameters)
+        with self._world.together(f"the update of step {step + 1}") if self._policy.is_sharded else nullcontext():
+            for compute in self._in_step(losses):
+                loss = compute()
+                loss.backward()  # type: ignore[no-untyped-call]
+                total += loss.item()
+        if not self._policy.is_sharded:  # those of shards are summed layer by layer, as they come
+            self._world.sum_gradients(self._parameters)
         total = self._world.sum(torch.tensor(total, device=self._world.device)).item()
         norm = clip_gradients(self._parameters, self._settings.grad_clip).item()
         if not (math.isfinite(total) and math.isfinite(norm)):
@@ -64,8 +70,19 @@ class Updater:
         self._optimizer.step()
         return StepStats(total, norm, lr)
 
+    def _in_step(self, losses: Iterable[Callable[[], Tensor]]) -> list[Callable[[], Tensor]]:
+        """The losses; where weights are in parts, as many as the rank with the most has, because all gather them together."""
+        own = list(losses)
+        if not self._policy.is_sharded:
+            return own
+        return own + [self._policy.idle] * (self._world.most(len(own)) - len(own))
+
     def state_dict(self) -> dict[str, Any]:
         return self._optimizer.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._optimizer.load_state_dict(state)
+        """That of whole parameters, also into those that lie in parts."""
+        if self._policy.is_sharded:
+            self.moments.spread(state)
+        else:
+            self._optimizer.load_state_dict(state)

@@ -13,6 +13,7 @@ from typing import Any
 
 from rlvr.errors import CheckpointError, boundary
 from rlvr.evaluation.measure import ProblemResult, gain_between
+from rlvr.trainers.model.moments import MOMENTS
 from rlvr.trainers.run.checkpoint import STATE
 from rlvr.trainers.run.rundir import write_text
 
@@ -99,7 +100,7 @@ def keep_best(run: Path, checkpoint: Path, measured: Measured) -> Path:
     target, draft, old = run / BEST, run / f".{BEST}.{os.getpid()}.tmp", run / f".{BEST}.{os.getpid()}.old"
     with boundary(CheckpointError, f"the best weights could not be kept in {target}"):
         shutil.rmtree(draft, ignore_errors=True)
-        shutil.copytree(checkpoint, draft, ignore=shutil.ignore_patterns(STATE))
+        shutil.copytree(checkpoint, draft, ignore=shutil.ignore_patterns(STATE, MOMENTS))
         record = {
             "step": measured.step,
             "metric": measured.metric,

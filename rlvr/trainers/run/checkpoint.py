@@ -23,25 +23,50 @@ def save_checkpoint(folder: Path, step: int, model: Any, tokenizer: Any, state: 
     Raises:
         CheckpointError: it could not be written (a full disk, most often); earlier checkpoints are untouched.
     """
-    target = folder / f"step-{step:06d}"
-    if (target / STATE).is_file():
-        return target  # runs are deterministic: it holds the same
-    tidy(folder, keep=keep)
+    target = checkpoint_at(folder, step)
+    if not is_whole(target):  # runs are deterministic: it would hold the same
+        tidy(folder, keep=keep)
+        with drafted(target) as draft:
+            write_model(draft, model, tokenizer, state)
+        tidy(folder, keep=keep)
+    return target
+
+
+def checkpoint_at(folder: Path, step: int) -> Path:
+    return folder / f"step-{step:06d}"
+
+
+def is_whole(checkpoint: Path) -> bool:
+    return (checkpoint / STATE).is_file()
+
+
+def write_model(
+    draft: Path, model: Any, tokenizer: Any, state: Mapping[str, Any], tensors: dict[str, torch.Tensor] | None = None
+) -> None:
+    """A Hugging Face folder and the trainer's state; `tensors` are the model's where it does not have them whole itself."""
+    with _no_progress_bar():
+        model.save_pretrained(draft, **({} if tensors is None else {"state_dict": tensors}))
+    tokenizer.save_pretrained(draft)
+    torch.save(dict(state), draft / STATE)
+
+
+@contextmanager
+def drafted(target: Path) -> Iterator[Path]:
+    """A folder to write a checkpoint in, which becomes `target` when the block ends well, and else is removed.
+
+    Raises:
+        CheckpointError: it could not be written; earlier checkpoints are untouched.
+    """
     draft = _draft(target)
     try:
-        with (
-            boundary(CheckpointError, f"checkpoint {target} could not be written, earlier ones are untouched"),
-            _no_progress_bar(),
-        ):
+        with boundary(CheckpointError, f"checkpoint {target} could not be written, earlier ones are untouched"):
             draft.mkdir(parents=True, exist_ok=True)
-            model.save_pretrained(draft)
-            tokenizer.save_pretrained(draft)
-            torch.save(dict(state), draft / STATE)
+            yield draft
             _sync(draft)
             if target.exists():  # what another hand left of an earlier one
                 shutil.rmtree(target)
             draft.replace(target)
-            _sync_entry(folder)
+            _sync_entry(target.parent)
     except CheckpointError as error:
         # torch.save words a full disk as "unexpected pos"; the unfinished draft still fills it here.
         if "No space left" in str(error) or shutil.disk_usage(draft.parent).free < _NEARLY_NOTHING:
@@ -49,8 +74,6 @@ def save_checkpoint(folder: Path, step: int, model: Any, tokenizer: Any, state: 
         raise
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    tidy(folder, keep=keep)
-    return target
 
 
 def tidy(folder: Path, *, keep: int) -> None:
@@ -68,7 +91,7 @@ def _draft(checkpoint: Path) -> Path:
 
 def checkpoints(folder: Path) -> list[Path]:
     """Whole checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / STATE).is_file())
+    return sorted(path for path in folder.glob("step-*") if is_whole(path))
 
 
 def load_state(checkpoint: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,24 @@ import torch
 
 from rlvr.config import Recipe
 from rlvr.engines.load import LoadedModel
+from rlvr.engines.shards import gathered
 from rlvr.envs.renderer import Renderer
 from rlvr.evaluation.observer import Observer
 from rlvr.trainers.model.distributed import World
+from rlvr.trainers.model.moments import MOMENTS
+from rlvr.trainers.model.parallel import Way, parallel_of
 from rlvr.trainers.model.policy import Policy, unwrap
 from rlvr.trainers.model.update import Updater
-from rlvr.trainers.run.checkpoint import checkpoints, load_state, save_checkpoint
+from rlvr.trainers.run.checkpoint import (
+    checkpoint_at,
+    checkpoints,
+    drafted,
+    is_whole,
+    load_state,
+    save_checkpoint,
+    tidy,
+    write_model,
+)
 from rlvr.trainers.run.metrics import MetricWriters
 from rlvr.trainers.run.rundir import RunFolder
 
@@ -50,6 +63,7 @@ class Session:
             autocast=torch.bfloat16 if loaded.precision == "bf16" else None,
             checkpoint_layers=recipe.load.gradient_checkpointing,
         )
+        self.share_out(self.policy)
         self.updater = Updater(self.policy, recipe.optim, recipe.steps, world)
         self.step = 0
         self.clock = clock  # seconds that the run took so far, those of earlier processes included
@@ -57,6 +71,18 @@ class Session:
         self.results: dict[str, Any] = {}  # what summary.json will say beside paths and times
         self._writers: MetricWriters | None = None
         self._saved_step: int | None = None
+
+    def share_out(self, policy: Policy) -> None:
+        """Leave of the policy's weights what is this process's own, where the recipe wants that and there are several.
+
+        Raises:
+            TrainingError: the model cannot be shared out.
+        """
+        parallel = parallel_of(self.recipe.load.parallel)
+        if parallel.way is Way.FSDP and self.world.size > 1:
+            from rlvr.trainers.model.fsdp import shard
+
+            shard(policy, parallel, self.loaded.precision, self.world)
 
     @property
     def max_context(self) -> int:
@@ -76,7 +102,10 @@ class Session:
         """
         state = load_state(checkpoint)
         self.step = state["step"]
-        self.updater.load_state_dict(state["optimizer"])
+        if "optimizer" in state:
+            self.updater.load_state_dict(state["optimizer"])
+        else:
+            self.updater.moments.load(checkpoint / MOMENTS, state["updates"])
         self.extra_state = state["extra"]
         self._saved_step = self.step
 
@@ -108,13 +137,35 @@ class Session:
         """
         if self._saved_step == self.step:
             return
-        if self.world.is_main:
-            state = {"step": self.step, "optimizer": self.updater.state_dict(), "extra": self.extra_state}
+        state: dict[str, Any] = {"step": self.step, "extra": self.extra_state}
+        if self.policy.is_sharded:
+            self._save_in_parts(state)
+        elif self.world.is_main:
+            state["optimizer"] = self.updater.state_dict()
             save_checkpoint(
                 self.folder.checkpoints, self.step, self.loaded.model, self.tokenizer, state, keep=self.recipe.checkpoint.keep
             )
-        self.world.wait()
+        self.world.wait("waiting for the checkpoint")
         self._saved_step = self.step
+
+    def _save_in_parts(self, state: dict[str, Any]) -> None:
+        """Every rank writes its moments; the first gathers the weights, one tensor at a time, and makes it a checkpoint."""
+        world, target, keep = self.world, checkpoint_at(self.folder.checkpoints, self.step), self.recipe.checkpoint.keep
+        if world.broadcast(is_whole(target)):
+            return
+        moments = self.updater.moments
+        if world.is_main:
+            tidy(target.parent, keep=keep)
+        with drafted(target) if world.is_main else nullcontext() as own:
+            draft = world.broadcast(own)
+            assert draft is not None
+            with world.together(f"saving the checkpoint of step {self.step}"):
+                moments.save(draft / MOMENTS)
+                tensors = gathered(self.loaded.model, is_kept=world.is_main)
+            if world.is_main:
+                write_model(draft, self.loaded.model, self.tokenizer, {**state, "updates": moments.steps()}, tensors)
+        if world.is_main:
+            tidy(target.parent, keep=keep)
 
     def close(self) -> None:
         if self._writers is not None:

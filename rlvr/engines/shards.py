@@ -1,0 +1,78 @@
+"""Weights that lie in parts on several processes (FSDP), made whole one tensor at a time.
+
+Every function that makes weights whole is called by all of these processes, in the same order.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from rlvr.errors import EngineError, boundary
+
+
+def is_sharded(model: nn.Module) -> bool:
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor, without a gradient where it was in parts; any other tensor is returned as it is."""
+    if not isinstance(tensor, DTensor):
+        return tensor
+    # Parts that were offloaded lie on the CPU, and are gathered where the processes meet.
+    there: Any = tensor.detach().to(_meeting_place(tensor))
+    found: Tensor = there.full_tensor()
+    return found
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model computes, wherever parts of its weights wait."""
+    parameter = next(model.parameters())
+    return _meeting_place(parameter) if isinstance(parameter, DTensor) else parameter.device
+
+
+def unsharded(model: Any, dtype: torch.dtype) -> Any:
+    """A copy of a sharded model with whole weights of `dtype`, without gradients.
+
+    Raises:
+        EngineError: its class cannot be made from its config.
+    """
+    plain = next(kind for kind in type(model).__mro__ if not kind.__name__.startswith("FSDP"))
+    device = device_of(model)
+    with boundary(EngineError, f"{plain.__name__} cannot be copied for generation"), torch.device(device):
+        copy = plain(model.config).eval().requires_grad_(False)
+    for parameter in copy.parameters():
+        parameter.data = parameter.data.to(dtype)  # buffers stay: rotary frequencies lose positions in bf16
+    take_over(copy, model)
+    for ours, theirs in zip(copy.buffers(), model.buffers(), strict=True):
+        ours.copy_(theirs)
+    return copy
+
+
+@torch.no_grad()
+def take_over(copy: nn.Module, model: nn.Module) -> None:
+    """The sharded model's present weights, into its copy."""
+    for ours, theirs in zip(copy.parameters(), model.parameters(), strict=True):
+        ours.copy_(whole(theirs))
+
+
+def gathered(model: nn.Module, *, is_kept: bool) -> dict[str, Tensor]:
+    """The state of a sharded model on the CPU, one tensor at a time on the device; empty where it is not kept (other ranks)."""
+    kept: dict[str, Tensor] = {}
+    made: dict[int, Tensor] = {}  # tied weights stay one tensor
+    with torch.no_grad():
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if id(tensor) not in made:
+                value = whole(tensor)
+                made[id(tensor)] = value.detach().cpu() if is_kept else value.new_empty(0)
+            if is_kept:
+                kept[name] = made[id(tensor)]
+    return kept
+
+
+def _meeting_place(tensor: DTensor) -> torch.device:
+    kind = tensor.device_mesh.device_type
+    return torch.device(kind) if kind == "cpu" else torch.device(kind, torch.cuda.current_device())
