@@ -51,6 +51,7 @@ class RolloutConfig(_Section):
     max_refills: NonNegative = 3  # when groups are dropped: so many times `problems_per_step` more are tried at most
     oversample: Annotated[float, Field(ge=1.0)] | Literal["auto"] = "auto"  # prompts for each group that is needed
     surplus_steps: NonNegative = 1  # for how many steps a good group that was not needed may wait; 0: it is thrown away
+    max_staleness: NonNegative = 0  # updates that may overtake a rollout; above 0 generation and update run at the same time
     patience: Positive = 20  # steps in a row without any signal after which the run gives up
 
 

@@ -17,8 +17,8 @@ from rlvr.registry import resolve
 _GIVEN = ("model", "tokenizer", "max_rows", "precision", "url")  # by this module, from other settings
 
 
-def make_engine(config: EngineConfig, loaded: LoadedModel) -> TrainableEngine:
-    """The engine that `config` names, with its settings.
+def make_engine(config: EngineConfig, loaded: LoadedModel, *, beside: bool = False) -> TrainableEngine:
+    """The engine that `config` names, with its settings; `beside`: one that generates while this process computes.
 
     Raises:
         PluginError: there is no such engine.
@@ -27,6 +27,8 @@ def make_engine(config: EngineConfig, loaded: LoadedModel) -> TrainableEngine:
     """
     target = resolve("engines", config.name).target
     settings: dict[str, Any] = dict(config.args)
+    if beside:
+        target = _beside(config, target)
     _check_settings(config, target)
     if config.url is not None:
         settings["url"] = config.url
@@ -43,6 +45,18 @@ async def closing(engine: TrainableEngine) -> AsyncIterator[None]:
         yield
     finally:
         await engine.close()
+
+
+def _beside(config: EngineConfig, target: Any) -> Any:
+    """What runs the engine outside this process: itself (`runs_beside`), or what its `beside()` returns."""
+    if getattr(target, "runs_beside", False):
+        return target
+    if not hasattr(target, "beside"):
+        raise ConfigError(
+            f"engine.name = {config.name!r} computes in the trainer's process, so it cannot generate while that updates; "
+            "set rollout.max_staleness = 0, or use 'native' or 'vllm'"
+        )
+    return target.beside()
 
 
 def _check_settings(config: EngineConfig, target: Any) -> None:

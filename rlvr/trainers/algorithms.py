@@ -28,23 +28,19 @@ from rlvr.trainers.advantages import (
     BatchMean,
     Center,
     LeaveOneOut,
-    Normalize,
-    NormalizeOverBatch,
     PerRollout,
-    Score,
     Unchanged,
     WhitenedReturns,
 )
-from rlvr.trainers.aggregation import Aggregate, SequenceMean, SequenceSum, TokenMean, TokenSumOver
+from rlvr.trainers.aggregation import Aggregate
 from rlvr.trainers.arguments import checked_arguments
-from rlvr.trainers.correction import Correction, TruncatedImportance
+from rlvr.trainers.correction import STALE, Correction, Stale, StaleName, for_stale_tokens
 from rlvr.trainers.kl import ESTIMATORS, K3, KlEstimator
 from rlvr.trainers.objectives import Clipped, Objective, Reinforce, SequenceClipped, StopGradRatio
+from rlvr.trainers.preset_parts import Aggregation, Normalization, aggregated, chosen, corrected, plain_or_clipped, score
 from rlvr.trainers.shaping.base import Identity, KeepAll, KeepGroup, LossFilter, MixedOutcomes, OverlongPenalty, Shape
 from rlvr.types import Rollout
 
-Normalization = Literal["group", "batch", "none"]
-Aggregation = Literal["sequence_mean", "token_mean", "sequence_sum", "token_sum_over"]
 Kl = Literal["k1", "k2", "k3"]
 P = TypeVar("P")
 
@@ -76,6 +72,7 @@ class Algorithm:
     kl_in_reward: bool = False  # False: kl_coef * KL is added to each token's loss; True: it is taken from the reward
     entropy_coef: float = 0.0  # taken from each token's loss, times its entropy; aggregated like the loss
     correction: Correction | None = None
+    stale: Stale = Stale.TIS  # what is done about tokens of earlier policies, where generation runs ahead of the update
     keep_group: KeepGroup = field(default_factory=KeepAll)
     shape: Shape = field(default_factory=Identity)
     critic: bool = False  # the advantage reads `Step.values`
@@ -106,6 +103,22 @@ class Algorithm:
     def needs_fresh(self) -> bool:
         """Only rollouts of the present policy may be learned from: there is no ratio that would account for an older one."""
         return bool(getattr(self.objective, "needs_fresh", False))
+
+    def for_staleness(self, max_staleness: int) -> Algorithm:
+        """The algorithm as it learns from rollouts that up to `max_staleness` updates have overtaken; itself for 0.
+
+        Raises:
+            ConfigError: `stale` is "ratio", but the objective has none.
+        """
+        if max_staleness == 0:
+            return self
+        if self.stale is Stale.RATIO:
+            if self.needs_fresh:
+                raise ConfigError(
+                    f"algorithm.stale = 'ratio', but {self.name!r} has no ratio that would account for older rollouts; use 'tis'"
+                )
+            return self
+        return replace(self, correction=for_stale_tokens(self.stale, self.correction))
 
     @property
     def drops_groups(self) -> bool:
@@ -170,6 +183,7 @@ def grpo(
     kl_in_reward: bool = False,
     entropy_coef: float = 0.0,
     tis_cap: float | None = None,
+    stale: StaleName = "tis",
 ) -> Algorithm:
     """Group-relative policy optimisation: rewards z-scored in their group, PPO clip, mean over each response.
 
@@ -178,14 +192,15 @@ def grpo(
     """
     return Algorithm(
         "grpo",
-        PerRollout(_score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
+        PerRollout(score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
         Clipped(clip_low, clip_high, dual_clip),
-        _aggregate(aggregate, max_tokens),
-        kl=_chosen("kl", kl, ESTIMATORS),
+        aggregated(aggregate, max_tokens),
+        kl=chosen("kl", kl, ESTIMATORS),
         kl_coef=kl_coef,
         kl_in_reward=kl_in_reward,
         entropy_coef=entropy_coef,
-        correction=_correction(tis_cap),
+        correction=corrected(tis_cap),
+        stale=chosen("stale", stale, STALE),
     )
 
 
@@ -204,6 +219,7 @@ def dr_grpo(
     kl_in_reward: bool = False,
     entropy_coef: float = 0.0,
     tis_cap: float | None = None,
+    stale: StaleName = "tis",
 ) -> Algorithm:
     """GRPO done right: no std in the advantage, and a constant (the run's max_tokens) instead of the response's length.
 
@@ -211,14 +227,15 @@ def dr_grpo(
     """
     return Algorithm(
         "dr_grpo",
-        PerRollout(_score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
+        PerRollout(score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
         Clipped(clip_low, clip_high),
-        _aggregate(aggregate, max_tokens),
-        kl=_chosen("kl", kl, ESTIMATORS),
+        aggregated(aggregate, max_tokens),
+        kl=chosen("kl", kl, ESTIMATORS),
         kl_coef=kl_coef,
         kl_in_reward=kl_in_reward,
         entropy_coef=entropy_coef,
-        correction=_correction(tis_cap),
+        correction=corrected(tis_cap),
+        stale=chosen("stale", stale, STALE),
     )
 
 
@@ -241,6 +258,7 @@ def dapo(
     kl_in_reward: bool = False,
     entropy_coef: float = 0.0,
     tis_cap: float | None = None,
+    stale: StaleName = "tis",
 ) -> Algorithm:
     """GRPO with clip-higher, dynamic sampling, token-level loss and soft overlong punishment (last 20 % of max_tokens).
 
@@ -248,14 +266,15 @@ def dapo(
     """
     return Algorithm(
         "dapo",
-        PerRollout(_score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
+        PerRollout(score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
         Clipped(clip_low, clip_high, dual_clip),
-        _aggregate(aggregate, max_tokens),
-        kl=_chosen("kl", kl, ESTIMATORS),
+        aggregated(aggregate, max_tokens),
+        kl=chosen("kl", kl, ESTIMATORS),
         kl_coef=kl_coef,
         kl_in_reward=kl_in_reward,
         entropy_coef=entropy_coef,
-        correction=_correction(tis_cap),
+        correction=corrected(tis_cap),
+        stale=chosen("stale", stale, STALE),
         keep_group=MixedOutcomes() if dynamic_sampling else KeepAll(),
         shape=OverlongPenalty(max_tokens, overlong_buffer) if overlong else Identity(),
     )
@@ -273,6 +292,7 @@ def rloo(
     kl_in_reward: bool = True,
     entropy_coef: float = 0.0,
     tis_cap: float | None = None,
+    stale: StaleName = "tis",
 ) -> Algorithm:
     """REINFORCE with the mean of the other rollouts as baseline; with `clip_low` and `clip_high`, PPO's clip on top.
 
@@ -281,13 +301,14 @@ def rloo(
     return Algorithm(
         "rloo",
         PerRollout(LeaveOneOut()),
-        _plain_or_clipped(clip_low, clip_high),
-        _aggregate(aggregate, max_tokens),
-        kl=_chosen("kl", kl, ESTIMATORS),
+        plain_or_clipped(clip_low, clip_high),
+        aggregated(aggregate, max_tokens),
+        kl=chosen("kl", kl, ESTIMATORS),
         kl_coef=kl_coef,
         kl_in_reward=kl_in_reward,
         entropy_coef=entropy_coef,
-        correction=_correction(tis_cap),
+        correction=corrected(tis_cap),
+        stale=chosen("stale", stale, STALE),
     )
 
 
@@ -302,18 +323,20 @@ def reinforce(
     kl_in_reward: bool = True,
     entropy_coef: float = 0.0,
     tis_cap: float | None = None,
+    stale: StaleName = "tis",
 ) -> Algorithm:
     """The plain policy gradient, with the step's mean reward as baseline. Source: Williams 1992."""
     return Algorithm(
         "reinforce",
         PerRollout(BatchMean() if baseline == "batch" else Unchanged()),
         Reinforce(),
-        _aggregate(aggregate, max_tokens),
-        kl=_chosen("kl", kl, ESTIMATORS),
+        aggregated(aggregate, max_tokens),
+        kl=chosen("kl", kl, ESTIMATORS),
         kl_coef=kl_coef,
         kl_in_reward=kl_in_reward,
         entropy_coef=entropy_coef,
-        correction=_correction(tis_cap),
+        correction=corrected(tis_cap),
+        stale=chosen("stale", stale, STALE),
     )
 
 
@@ -332,6 +355,7 @@ def reinforce_pp(
     kl_in_reward: bool = True,
     entropy_coef: float = 0.0,
     tis_cap: float | None = None,
+    stale: StaleName = "tis",
 ) -> Algorithm:
     """REINFORCE++: token-level KL in the reward, returns whitened over the whole step, PPO clip.
 
@@ -342,12 +366,13 @@ def reinforce_pp(
         "reinforce_pp",
         WhitenedReturns(Center() if baseline == "group" else Unchanged(), std_eps, std_ddof),
         Clipped(clip_low, clip_high),
-        _aggregate(aggregate, max_tokens),
-        kl=_chosen("kl", kl, ESTIMATORS),
+        aggregated(aggregate, max_tokens),
+        kl=chosen("kl", kl, ESTIMATORS),
         kl_coef=kl_coef,
         kl_in_reward=kl_in_reward,
         entropy_coef=entropy_coef,
-        correction=_correction(tis_cap),
+        correction=corrected(tis_cap),
+        stale=chosen("stale", stale, STALE),
     )
 
 
@@ -366,6 +391,7 @@ def gspo(
     kl_in_reward: bool = False,
     entropy_coef: float = 0.0,
     tis_cap: float | None = None,
+    stale: StaleName = "tis",
 ) -> Algorithm:
     """Group sequence policy optimisation: ratio and clip of the whole response, so the clip range is far narrower.
 
@@ -373,14 +399,15 @@ def gspo(
     """
     return Algorithm(
         "gspo",
-        PerRollout(_score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
+        PerRollout(score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
         SequenceClipped(clip_low, clip_high),
-        _aggregate(aggregate, max_tokens),
-        kl=_chosen("kl", kl, ESTIMATORS),
+        aggregated(aggregate, max_tokens),
+        kl=chosen("kl", kl, ESTIMATORS),
         kl_coef=kl_coef,
         kl_in_reward=kl_in_reward,
         entropy_coef=entropy_coef,
-        correction=_correction(tis_cap),
+        correction=corrected(tis_cap),
+        stale=chosen("stale", stale, STALE),
     )
 
 
@@ -399,6 +426,7 @@ def cispo(
     kl_in_reward: bool = False,
     entropy_coef: float = 0.0,
     tis_cap: float | None = None,
+    stale: StaleName = "tis",
 ) -> Algorithm:
     """Clipped importance-sampling policy optimisation: the ratio is cut, never the gradient. The cap is an absolute ratio.
 
@@ -406,14 +434,15 @@ def cispo(
     """
     return Algorithm(
         "cispo",
-        PerRollout(_score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
+        PerRollout(score(normalize, std_eps=std_eps, std_ddof=std_ddof)),
         StopGradRatio(ratio_max, ratio_min),
-        _aggregate(aggregate, max_tokens),
-        kl=_chosen("kl", kl, ESTIMATORS),
+        aggregated(aggregate, max_tokens),
+        kl=chosen("kl", kl, ESTIMATORS),
         kl_coef=kl_coef,
         kl_in_reward=kl_in_reward,
         entropy_coef=entropy_coef,
-        correction=_correction(tis_cap),
+        correction=corrected(tis_cap),
+        stale=chosen("stale", stale, STALE),
     )
 
 
@@ -429,40 +458,3 @@ def build(reference: str, arguments: Mapping[str, Any] | None = None) -> Algorit
     if not isinstance(algorithm, Algorithm):
         raise PluginError(f"algorithms plugin {reference!r} returned {type(algorithm).__name__}, not an Algorithm")
     return algorithm
-
-
-def _score(normalize: Normalization, *, std_eps: float, std_ddof: int) -> Score:
-    scores: dict[str, Score] = {
-        "group": Normalize(std_eps, std_ddof),
-        "batch": NormalizeOverBatch(std_eps, std_ddof),
-        "none": Center(),
-    }
-    return _chosen("normalize", normalize, scores)
-
-
-def _aggregate(aggregate: Aggregation, max_tokens: int | None) -> Aggregate:
-    choices: dict[str, Aggregate] = {
-        "sequence_mean": SequenceMean(),
-        "token_mean": TokenMean(),
-        "sequence_sum": SequenceSum(),
-        "token_sum_over": TokenSumOver(max_tokens),
-    }
-    return _chosen("aggregate", aggregate, choices)
-
-
-def _chosen(key: str, value: str, choices: Mapping[str, P]) -> P:
-    if value not in choices:
-        raise ConfigError(f"algorithm.{key} = {value!r}; allowed: {', '.join(choices)}")
-    return choices[value]
-
-
-def _correction(tis_cap: float | None) -> Correction | None:
-    return None if tis_cap is None else TruncatedImportance(tis_cap)
-
-
-def _plain_or_clipped(clip_low: float | None, clip_high: float | None) -> Objective:
-    if clip_low is None and clip_high is None:
-        return Reinforce()
-    if clip_low is None or clip_high is None:
-        raise ConfigError(f"algorithm.clip_low = {clip_low}, clip_high = {clip_high}; set both, or neither for no clip")
-    return Clipped(clip_low, clip_high)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from rlvr.config import RunConfig
-from rlvr.engines.base import TrainableEngine
 from rlvr.errors import TrainingError
 from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
 from rlvr.evaluation.observer import Observer
@@ -17,6 +17,7 @@ from rlvr.filtering.posterior import SolveRates, write_solve_rates
 from rlvr.trainers.batch import rollout_advantages
 from rlvr.trainers.drought import Drought
 from rlvr.trainers.learner import Learner, Reference
+from rlvr.trainers.overlap.pace import Pace, StepTimes
 from rlvr.trainers.rollouts import Collected, Collector
 from rlvr.trainers.run.best import Measured
 from rlvr.trainers.run.health import HealthWatch
@@ -36,7 +37,7 @@ class RlLoop:
         session: Session,
         recipe: RunConfig,
         *,
-        engine: TrainableEngine,
+        pace: Pace,
         collector: Collector,
         curriculum: Curriculum,
         solve_rates: SolveRates,
@@ -48,7 +49,7 @@ class RlLoop:
     ) -> None:
         self._session = session
         self._recipe = recipe
-        self._engine = engine
+        self._pace = pace
         self._collector = collector
         self._curriculum = curriculum
         self._solve_rates = solve_rates
@@ -95,6 +96,9 @@ class RlLoop:
                 self._observer.note(f"training ends here: {end}")
                 return
             self._remember()
+            if self._pace.is_interrupted:
+                self._session.save()
+                raise asyncio.CancelledError
             if self._session.checkpoint_if_due():
                 self.write_solve_rates()
             if self.early_end:
@@ -120,42 +124,36 @@ class RlLoop:
         return reason
 
     async def _step(self) -> None:
-        started = time.perf_counter()
-        found = await self._collector.collect(self._session.step)
+        step, began = self._session.step, time.perf_counter()
+        self._pace.begin(step)
+        found = await self._collector.collect(step)
         collected = time.perf_counter()
         if found.failure is not None:
             self._store(found, None)
             raise TrainingError(found.failure)
-        metrics = (
-            _metrics(found)
-            | self._held_out
-            | {"solve_rate_surprise": self._solve_rates.surprise(found.groups, self._session.step)}
-        )
-        metrics |= self._curriculum.metrics(self._session.step)
-        self._solve_rates.observe_groups(found.groups, self._session.step)
+        metrics = _metrics(found) | self._held_out | {"solve_rate_surprise": self._solve_rates.surprise(found.groups, step)}
+        metrics |= self._curriculum.metrics(step)
+        self._solve_rates.observe_groups(found.groups, step)
         if self._recipe.env is not None and self._recipe.env.tools:
             metrics |= found.tally.call_fields()
-        batch = self._learner.prepare(found.kept) if found.kept else None
-        # Before the update, so that the rollouts of a step that breaks can be looked at.
-        self._store(found, batch)
-        self._drought.check(found, self._session.step)
-        metrics |= self._learner.learn(batch) if batch is not None else {}
-        updated = self._engine.update_weights()
+        metrics |= await self._pace.compute(functools.partial(self._learn, found))
+        updated = await self._pace.hand_over()
         metrics |= updated.metrics() if updated is not None else {}
         self._refresh_reference()
-        finished = time.perf_counter()
-        metrics |= {
-            "time_step_s": finished - started,
-            "time_generate_s": collected - started,
-            "time_update_s": finished - collected,
-            "time_tokens_per_s": found.tally.tokens / (collected - started),
-        }
+        metrics |= self._pace.metrics(found, StepTimes(began, collected, time.perf_counter()))
         rollouts = [rollout for group in found.groups for rollout in group.rollouts]
-        said, findings = await self._health.look(rollouts, metrics, self._session.step + 1)
+        said, findings = await self._health.look(rollouts, metrics, step + 1)
         self._session.finish_step(metrics | said)
         self._held_out = {}
         self._observer.advance(1, **_shown(metrics))
         self.early_end = next((f"health: {finding.sentence}" for finding in findings if finding.stops), "")
+
+    def _learn(self, found: Collected) -> dict[str, float]:
+        batch = self._learner.prepare(found.kept) if found.kept else None
+        # Before the update, so that the rollouts of a step that breaks can be looked at.
+        self._store(found, batch)
+        self._drought.check(found, self._session.step)
+        return self._learner.learn(batch) if batch is not None else {}
 
     def _store(self, found: Collected, batch: StepBatch | None) -> None:
         if not self._session.world.is_main:

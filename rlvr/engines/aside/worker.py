@@ -66,10 +66,12 @@ class _Server:
         loop = asyncio.get_running_loop()
 
         def listen() -> None:
-            for one in lines:
-                loop.call_soon_threadsafe(self._take, json.loads(one))
-            # The trainer is gone. A decoding step may take long, and nobody waits for its tokens any more.
-            os._exit(0)
+            try:
+                for one in lines:
+                    loop.call_soon_threadsafe(self._take, json.loads(one))
+            finally:  # also after a reset, which is what a trainer that was killed leaves where it had not read everything
+                # A decoding step may take long, and nobody waits for its tokens any more.
+                os._exit(0)
 
         threading.Thread(target=listen, name="rlvr-listen", daemon=True).start()
         self._say({"ready": True, "decoder": self._engine.decoder_name})

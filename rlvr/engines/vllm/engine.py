@@ -61,6 +61,8 @@ class VllmEngine:
         EngineError: vLLM does not start, a server is down or has another model, or the weights do not arrive.
     """
 
+    runs_beside = True  # it generates while the trainer's process computes
+
     def __init__(
         self,
         model: Any,

@@ -187,6 +187,7 @@ def _choices(algorithm: Algorithm) -> Iterable[Choice]:
         yield Choice("correction", "off", "the engine's sampling probabilities are taken to be the trainer's")
     else:
         yield _choice("correction", algorithm.correction)
+    yield Choice("stale", f"stale = {algorithm.stale.value}", f"{algorithm.stale.words}; only with rollout.max_staleness > 0")
     yield _choice("keep_group", algorithm.keep_group)
     yield from (_choice("shape", shape) for shape in shapes_in(algorithm.shape))
     size = algorithm.min_group_size

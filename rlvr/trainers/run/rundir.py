@@ -32,6 +32,7 @@ class RunFolder:
         self.report = path / "report.html"
         self.solve_rates = path / "solve_rates.parquet"
         self.tensorboard = path / "tensorboard"
+        self.timeline = path / "timeline.jsonl"  # where generation and update run at the same time
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe) -> RunFolder:
@@ -84,9 +85,10 @@ class RunFolder:
 
     def rewind(self, step: int) -> None:
         """Forget metrics and rollouts of steps after `step`, which a resumed run will produce again."""
-        if self.metrics.exists():
-            lines = self.metrics.read_text(encoding="utf-8").splitlines(keepends=True)
-            write_text(self.metrics, "".join(line for line in lines if _step_of(line) <= step))
+        for file in (self.metrics, self.timeline):
+            if file.exists():
+                lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+                write_text(file, "".join(line for line in lines if _step_of(line) <= step))
         for pattern, folder in (("step-*.jsonl.gz", self.rollouts), ("step-*.json", self.evaluations)):
             for file in folder.glob(pattern):
                 if int(file.name.split(".")[0].removeprefix("step-")) > step:

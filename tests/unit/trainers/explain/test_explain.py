@@ -82,7 +82,9 @@ def test_every_choice_has_plain_words() -> None:
     for preset in presets():
         choices = explain(preset.name, {"kl_coef": 0.1, "entropy_coef": 0.1, "tis_cap": 2.0}).choices
         parts = [choice.part for choice in choices]
-        expected = ["advantage", "objective", "aggregate", "kl", "entropy", "correction", "keep_group", "shape", "group size"]
+        expected = [
+            "advantage", "objective", "aggregate", "kl", "entropy", "correction", "stale", "keep_group", "shape", "group size",
+        ]  # fmt: skip
         assert parts == expected
         assert all(len(choice.words) > 15 for choice in choices)
 
