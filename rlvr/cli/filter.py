@@ -31,9 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=EPSILON,
         metavar="P",
-        help="stop sampling a problem when all n samples would decide otherwise with at most this "
-        f"probability ({EPSILON}); "
-        "0: only when they cannot",
+        help="stop sampling problems early; all n samples may be expected to decide otherwise about at most this "
+        f"share of them ({EPSILON}); "
+        "0: stop only what they cannot change",
     )
     parser.add_argument("--full", action="store_true", help="always draw all n samples")
     parser.add_argument(
@@ -137,8 +137,8 @@ def _picture(filtered: Filtered, keep: Window) -> RenderableType:
     if found.epsilon is not None:
         drawn, planned = sum(rate.n for rate in found.by_id.values()), found.planned * len(found.by_id)
         lines.append(
-            f"\n{drawn:,} rollouts instead of {planned:,}: {found.saved_share:.0%} saved; each decision is that of all with "
-            f"a probability of {1 - (found.epsilon):.3g} or more"
+            f"\n{drawn:,} rollouts instead of {planned:,}: {found.saved_share:.0%} saved; all of them would be expected to "
+            f"decide otherwise about {found.epsilon:.1%} of the problems or less"
         )
     unscored = sum(rate.unscored for rate in filtered.rates.by_id.values())
     if unscored:

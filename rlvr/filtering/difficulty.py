@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from rlvr.errors import ConfigError, EvaluationError
 from rlvr.filtering.pass_rates import PassRate, PassRateFile, PassRates, digest_of
-from rlvr.filtering.window import Window, samples_before_a_decision
+from rlvr.filtering.stopping import Stopping, fit_spread
+from rlvr.filtering.window import PILOT, Window
 from rlvr.seeding import Part
 from rlvr.types import JSON, Group, Problem, Rollout, Sampling
 
@@ -38,8 +39,8 @@ async def measure_pass_rates(
 ) -> PassRates:
     """Sample every problem `n` times and append its pass rate to `out` as soon as it is known.
 
-    With an `epsilon` a problem's sampling ends early, when the probability that all `n` samples would decide otherwise about
-    the window `keep` is at most that (`window.decide`); 0 ends it only when they cannot.
+    With an `epsilon` a problem's sampling ends early: after a pilot of all problems, all `n` samples are expected to decide
+    otherwise about the window `keep` for at most that share of them (`stopping.Stopping`); 0 ends it only when they cannot.
     An `out` that exists is taken up: problems in it are not sampled again, except those with unscored rollouts, which
     were our fault. One that is decided for another window or epsilon, but not for this, is sampled further.
     Seeds depend on (seed, problem, sample) alone, so the result is that of an uninterrupted run.
@@ -52,52 +53,54 @@ async def measure_pass_rates(
         EvaluationError: more than `max_unscored` of all rollouts have no score; what was measured is kept.
     """
     keep = keep or Window()
+    ids = [problem.id for problem in problems]
     if not problems:
         raise ConfigError("there are no problems to filter; check the split and the limit")
     drawn = {name: value for name, value in asdict(sampling).items() if name != "seed"}
     if epsilon is not None and not 0.0 <= epsilon < 0.5:
         raise ConfigError(f"epsilon = {epsilon}, but a probability of another decision from 0 to below 0.5 is needed")
-    if epsilon is not None and samples_before_a_decision(keep, 0, 0, n, epsilon) == 0:
+    if epsilon is not None and Stopping(keep, epsilon).more(0, 0, n) == 0:
         epsilon = None  # the window tells no problems apart, so it is the pass rates themselves that are asked for
     with PassRateFile(out, {**settings, "n": n, "seed": seed, "sampling": drawn}, keep, epsilon) as file:
 
-        def wanted(found: PassRate | None) -> int:
+        def to_decide(problem: Problem) -> int:
             """Samples that are needed before a decision can be possible."""
-            if found is None:
-                return samples_before_a_decision(keep, 0, 0, n, epsilon)
-            return samples_before_a_decision(keep, found.correct, found.n - found.unscored, max(0, n - found.n), epsilon)
+            found = current.get(problem.id)
+            return file.stopping.more(0, 0, n) if found is None else found.more(file.stopping, n)
 
-        def known(problem: Problem) -> PassRate | None:
-            found = file.found.get(problem.id)
-            return None if found is None or found.unscored else found
+        def to_pilot(problem: Problem) -> int:
+            found = current.get(problem.id)
+            return max(0, PILOT - (found.n if found is not None else 0))
 
         for problem in problems:
             _check_unchanged(out, problem, file.found.get(problem.id))
-        waiting = [problem for problem in problems if wanted(known(problem))]
+        current = {id: found for id, found in file.found.items() if not found.unscored}
+        has_pilot = bool(epsilon) and n > PILOT and file.stopping.spread is None
+        waiting = [problem for problem in problems if to_decide(problem) or (has_pilot and to_pilot(problem))]
         if on_start is not None:
             on_start(len(problems), len(problems) - len(waiting))
         unscored = 0
         causes: list[str] = []
+        done: dict[str, list[Rollout]] = {problem.id: [] for problem in waiting}
 
-        async def one(problem: Problem) -> None:
+        async def sample(problem: Problem, wanted: Callable[[Problem], int]) -> None:
             nonlocal unscored
-            found = known(problem)
+            found = current.get(problem.id)
             rollouts: list[Rollout] = []
-            while count := wanted(found):
+            while count := wanted(problem):
                 first = found.n if found is not None else 0
                 indices = range(first, first + count)
                 more = await asyncio.gather(*(runner.run(problem, index, sampling, "filter", seed) for index in indices))
                 rollouts += more
                 seen = PassRate.of(Group(problem, tuple(more)))
-                found = seen if found is None else found.plus(seen)
-            assert found is not None, "a problem that waits needs a sample"
+                found = current[problem.id] = seen if found is None else found.plus(seen)
+            if found is None or not rollouts:
+                return
             file.append(found)
-            group = Group(problem, tuple(rollouts))
-            failed = [rollout for rollout in group.rollouts if not rollout.is_scored]
+            done[problem.id] += rollouts
+            failed = [rollout for rollout in rollouts if not rollout.is_scored]
             unscored += len(failed)
             causes.extend(f"problem {problem.id}: {rollout.error or _reason(rollout)}" for rollout in failed)
-            if on_group is not None:
-                on_group(group)
             if unscored > max_unscored * n * len(problems):
                 raise EvaluationError(
                     f"{unscored} rollouts could not be scored, more than max_unscored = {max_unscored:.1%} of all; the rest "
@@ -105,8 +108,17 @@ async def measure_pass_rates(
                     + "; ".join(dict.fromkeys(causes[:3]))
                 )
 
-        await _all(one, waiting)
-        return file.finish([problem.id for problem in problems])
+        async def decided(problem: Problem) -> None:
+            await sample(problem, to_decide)
+            if on_group is not None:
+                on_group(Group(problem, tuple(done.pop(problem.id))))
+
+        if has_pilot:
+            await _all(lambda problem: sample(problem, to_pilot), waiting)
+            file.use_spread(fit_spread((found.correct, found.n - found.unscored) for found in map(current.get, ids) if found))
+            waiting = [problem for problem in problems if problem.id in done or to_decide(problem)]
+        await _all(decided, waiting)
+        return file.finish(ids)
 
 
 def _check_unchanged(path: Path, problem: Problem, found: PassRate | None) -> None:

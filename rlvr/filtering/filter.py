@@ -25,7 +25,7 @@ _SAMPLES_OF_A_FILE = 16
 class FilterRequest:
     """What to measure. `limit`: the first so many problems of the split; `out` None: `default_path`.
 
-    `epsilon`: stop sampling a problem when the chance that all `n` samples decide otherwise is at most this; None: never.
+    `epsilon`: the share of problems that all `n` samples may be expected to decide otherwise; None: always draw them all.
     `against`: first leave out near-duplicates and what leaks these held-out problems (`TASK:SPLIT`; none named: the
     task's own); None: leave out nothing.
     """

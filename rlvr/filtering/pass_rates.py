@@ -14,14 +14,15 @@ import os
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import NormalDist
 from types import TracebackType
 from typing import Any
 
 from rlvr.errors import ConfigError, EvaluationError, boundary
-from rlvr.filtering.window import Decision, Window, decide
+from rlvr.filtering.stopping import Spread, Stopping
+from rlvr.filtering.window import Decision, Window
 from rlvr.types import JSON, Group, Outcome, Problem
 
 FORMAT = "rlvr pass rates 1"
@@ -74,11 +75,15 @@ class PassRate:
         scored = self.n - self.unscored
         return self.correct / scored if scored else None
 
-    def decide(self, keep: Window, planned: int) -> Decision:
+    def decide(self, stopping: Stopping, planned: int) -> Decision:
         """Whether `planned` samples would have put it in the window; fewer may have been drawn."""
-        return decide(keep, self.correct, self.n - self.unscored, max(0, planned - self.n))
+        return stopping.decision(self.correct, self.n - self.unscored, max(0, planned - self.n))
 
-    def to_json(self, keep: Window, planned: int) -> dict[str, JSON]:
+    def more(self, stopping: Stopping, planned: int) -> int:
+        """Samples that are missing before its sampling may end."""
+        return stopping.more(self.correct, self.n - self.unscored, max(0, planned - self.n))
+
+    def to_json(self, stopping: Stopping, planned: int) -> dict[str, JSON]:
         low, high = wilson_interval(self.correct, self.n - self.unscored)
         return {
             "id": self.id,
@@ -90,7 +95,7 @@ class PassRate:
             "high": high,
             "mean_tokens": self.mean_tokens,
             "verdicts": dict(self.outcomes),
-            "kept": self.decide(keep, planned).is_kept,
+            "kept": self.decide(stopping, planned).is_kept,
             "digest": self.digest,
         }
 
@@ -104,12 +109,13 @@ class PassRate:
 class PassRates:
     """A measured set of problems, and the settings that it was measured with.
 
-    `epsilon`: problems were sampled until the chance of another decision was at most this; None: always to the end.
+    `epsilon` and `spread`: how sampling ended (`stopping.Stopping`); None: always at the end.
     """
 
     settings: Mapping[str, JSON]
     by_id: Mapping[str, PassRate]
     epsilon: float | None = None
+    spread: Spread | None = None
 
     @property
     def planned(self) -> int:
@@ -118,12 +124,16 @@ class PassRates:
 
     def kept(self, keep: Window) -> tuple[str, ...]:
         """Ids inside the window, in file order."""
-        return tuple(id for id, found in self.by_id.items() if found.decide(keep, self.planned).is_kept)
+        stopping = self.stopping(keep)
+        return tuple(id for id, found in self.by_id.items() if found.decide(stopping, self.planned).is_kept)
 
     def undecided(self, keep: Window) -> tuple[str, ...]:
         """Ids whose sampling was stopped early for another window, and says too little about this one."""
-        most = self.epsilon or 0.0
-        return tuple(id for id, found in self.by_id.items() if found.decide(keep, self.planned).flip > most)
+        stopping = replace(self.stopping(keep), epsilon=self.epsilon or 0.0)
+        return tuple(id for id, found in self.by_id.items() if found.more(stopping, self.planned))
+
+    def stopping(self, keep: Window) -> Stopping:
+        return Stopping(keep, self.epsilon, self.spread)
 
     @property
     def saved_share(self) -> float:
@@ -191,7 +201,7 @@ def select_problems(problems: Sequence[Problem], rates: PassRates, keep: Window,
     kept = set(rates.kept(keep))
     chosen = [problem for problem in problems if problem.id in kept]
     if not chosen:
-        measured = [found.decide(keep, rates.planned) for id, found in rates.by_id.items() if id in by_id]
+        measured = [id for id in rates.by_id if id in by_id]
         low = sum((rates.by_id[id].pass_rate or 0.0) < keep.low for id in by_id if id in rates.by_id)
         raise ConfigError(
             f"{origin} keeps none of {len(by_id)} problems within {keep}: {len(measured)} of them are measured, {low} lie below "
@@ -233,8 +243,7 @@ class PassRateFile:
     def __init__(self, path: Path, settings: Mapping[str, JSON], keep: Window, epsilon: float | None = None) -> None:
         self._path = path
         self._settings = json.loads(json.dumps(settings))  # as they will be read back: tuples become lists
-        self._keep = keep
-        self._epsilon = epsilon
+        self._stopping = Stopping(keep, epsilon)
         self.found = self._take_up()
         self._synced_at = time.monotonic()
 
@@ -248,6 +257,7 @@ class PassRateFile:
             before = _parse(self._path, data[:whole])
             _check_same(self._path, before.settings, self._settings)
             found = dict(before.by_id)
+            self._stopping = replace(self._stopping, spread=before.spread)
         with boundary(EvaluationError, f"{self._path} cannot be written"):
             self._file = self._path.open("ab")
             self._file.truncate(whole)  # a line that kill -9 tore
@@ -257,26 +267,44 @@ class PassRateFile:
 
     def append(self, rate: PassRate) -> None:
         self.found[rate.id] = rate
-        self._write(rate.to_json(self._keep, self._planned))
+        self._write(rate.to_json(self._stopping, self._planned))
         if time.monotonic() - self._synced_at >= _SYNC_EVERY_S:
             self._sync()
+
+    @property
+    def stopping(self) -> Stopping:
+        """How sampling ends, with the spread of solve rates where one is known."""
+        return self._stopping
+
+    def use_spread(self, spread: Spread) -> None:
+        """Decide with this spread from now on; the file says so first, so that an interrupted measurement goes on with it."""
+        self._stopping = replace(self._stopping, spread=spread)
+        self._rewrite(self.found)
+        self._file.close()
+        with boundary(EvaluationError, f"{self._path} cannot be written"):
+            self._file = self._path.open("ab")
 
     def finish(self, order: Sequence[str]) -> PassRates:
         """Rewrite the file in this order (other problems after it), atomically."""
         ordered = {id: self.found[id] for id in order if id in self.found} | self.found
+        self._rewrite(ordered)
+        return PassRates(self._settings, ordered, self._stopping.epsilon, self._stopping.spread)
+
+    def _rewrite(self, rates: Mapping[str, PassRate]) -> None:
         unfinished = self._path.with_name(self._path.name + ".tmp")
         with boundary(EvaluationError, f"{self._path} cannot be written"):
             with unfinished.open("wb") as file:
                 file.write(_line(self._header()))
-                file.writelines(_line(rate.to_json(self._keep, self._planned)) for rate in ordered.values())
+                file.writelines(_line(rate.to_json(self._stopping, self._planned)) for rate in rates.values())
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(unfinished, self._path)
-        return PassRates(self._settings, ordered, self._epsilon)
 
     def _header(self) -> dict[str, JSON]:
-        keep = [self._keep.low, self._keep.high]
-        return {"format": FORMAT, "settings": self._settings, "keep": keep, "epsilon": self._epsilon}
+        keep, spread = self._stopping.keep, self._stopping.spread
+        known: dict[str, JSON] = {} if spread is None else {"spread": list(spread)}
+        header = {"format": FORMAT, "settings": self._settings, "keep": [keep.low, keep.high], "epsilon": self._stopping.epsilon}
+        return header | known
 
     @property
     def _planned(self) -> int:
@@ -312,6 +340,7 @@ def _parse(path: Path, data: bytes) -> PassRates:
             raise ConfigError(f"{path} is not a file of pass rates: its first line does not say {FORMAT!r}")
         settings: dict[str, JSON] = header["settings"]
         epsilon: float | None = header.get("epsilon")
+        spread = tuple(map(float, header["spread"])) if "spread" in header else None
     rates: dict[str, PassRate] = {}
     for number, line in enumerate(lines, start=2):
         with boundary(ConfigError, f"{path}, line {number} is damaged"):
@@ -323,7 +352,7 @@ def _parse(path: Path, data: bytes) -> PassRates:
                 f"{path}, line {number} repeats problem {rate.id!r}, which was measured already; remove one of them"
             )
         rates[rate.id] = rate
-    return PassRates(settings, rates, epsilon)
+    return PassRates(settings, rates, epsilon, spread)
 
 
 def _check_same(path: Path, before: Mapping[str, JSON], now: Mapping[str, JSON]) -> None:

@@ -182,10 +182,61 @@ def test_what_is_not_decided_for_another_window_or_epsilon_is_sampled_further(tm
 
 def test_an_unscored_sample_is_drawn_again_from_the_start_of_its_problem(tmp_path: Path) -> None:
     out = tmp_path / "rates.jsonl"
-    run(SeededRunner(frozenset({"p3"})), out, max_unscored=0.5, epsilon=0.03)
-    run(SeededRunner(), out, epsilon=0.03)
-    run(SeededRunner(), tmp_path / "whole.jsonl", epsilon=0.03)
+    broken = run(SeededRunner(frozenset({"p3"})), out, max_unscored=0.5, epsilon=0.0)
+    assert broken.by_id["p3"].unscored == 16
+    run(SeededRunner(), out, epsilon=0.0)
+    run(SeededRunner(), tmp_path / "whole.jsonl", epsilon=0.0)
     assert out.read_bytes() == (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_a_pilot_that_met_a_broken_engine_is_made_up_for(tmp_path: Path) -> None:
+    out = tmp_path / "rates.jsonl"
+    run(SeededRunner(frozenset({"p3"})), out, max_unscored=0.5, epsilon=0.03)
+    found = run(SeededRunner(), out, epsilon=0.03)
+    whole = run(SeededRunner(), tmp_path / "whole.jsonl", epsilon=0.03)
+    assert found.by_id["p3"].unscored == 0
+    assert found.kept(Window()) == whole.kept(Window())
+
+
+class Interrupted(SeededRunner):
+    """Ends the whole filter after so many samples."""
+
+    def __init__(self, after: int) -> None:
+        super().__init__()
+        self._after = after
+
+    async def run(self, problem: Problem, sample_index: int, sampling: Sampling, *seed_parts: object) -> Rollout:
+        if self.drawn == self._after:
+            raise EvaluationError("interrupted")
+        return await super().run(problem, sample_index, sampling, *seed_parts)
+
+
+@pytest.mark.parametrize("after", [25, 39, 41, 60, 80])
+def test_an_interruption_in_the_pilot_or_after_it_changes_nothing(tmp_path: Path, after: int) -> None:
+    whole, out = tmp_path / "whole.jsonl", tmp_path / "rates.jsonl"
+    uninterrupted = SeededRunner()
+    run(uninterrupted, whole, epsilon=0.03)
+    assert 40 < after < uninterrupted.drawn or after < 40
+    with pytest.raises(EvaluationError, match="interrupted"):
+        run(Interrupted(after), out, epsilon=0.03)
+    run(SeededRunner(), out, epsilon=0.03)
+    assert out.read_bytes() == whole.read_bytes()
+    again = SeededRunner()
+    run(again, out, epsilon=0.03)
+    assert again.drawn == 0
+
+
+def test_progress_counts_every_problem_that_needs_samples_once(tmp_path: Path) -> None:
+    started: list[tuple[int, int]] = []
+    done: list[Group] = []
+
+    def start(total: int, known: int) -> None:
+        started.append((total, known))
+
+    found = run(SeededRunner(), tmp_path / "rates.jsonl", epsilon=0.03, on_start=start, on_group=done.append)
+    assert started == [(10, 0)]
+    assert sorted(group.problem.id for group in done) == [problem.id for problem in PROBLEMS]
+    assert {group.problem.id: len(group.rollouts) for group in done} == {id: rate.n for id, rate in found.by_id.items()}
 
 
 def test_a_window_that_keeps_everything_stops_nothing(tmp_path: Path) -> None:
