@@ -93,8 +93,6 @@ class EngineConfig(_Section):
     args: dict[str, Any] = {}  # settings of the engine
 
 
-class ModelConfig(_Section):
-    """How the model is loaded and kept."""
 class ParallelConfig(BaseModel):
     """How several processes share the model, and the arguments of that way: `ddp`, `fsdp` or `deepspeed`."""
 
@@ -106,6 +104,8 @@ class ParallelConfig(BaseModel):
         return dict(self.model_extra or {})
 
 
+class ModelConfig(_Section):
+    """How the model is loaded and kept."""
 
     precision: Precision = "auto"  # bf16 keeps fp32 master weights; auto: bf16 where the GPU has it
     device: str = "auto"
@@ -114,14 +114,14 @@ class ParallelConfig(BaseModel):
     lora_rank: NonNegative = 0  # 0: full fine-tuning
     lora_alpha: Annotated[float, Field(gt=0.0)] = 32.0
     lora_targets: str = "all-linear"
-
-
     parallel: ParallelConfig = ParallelConfig()
 
     @field_validator("parallel", mode="before")
     @classmethod
     def _may_be_a_name(cls, value: Any) -> Any:
         return {"name": value} if isinstance(value, str) else value
+
+
 class AlgorithmConfig(BaseModel):
     """An algorithm preset and its keyword arguments, as `rlvr explain NAME` lists them."""
 

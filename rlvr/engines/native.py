@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -88,6 +88,13 @@ class NativeEngine:
         self._has_cancelled = False
         self._changes: list[tuple[int, int]] = []  # the clock when weights came while rows were decoded, and their version
         self._server: asyncio.Task[None] | None = None
+
+    @staticmethod
+    def beside() -> Callable[..., Any]:
+        """The same engine for a trainer that updates meanwhile: in a process of its own."""
+        from rlvr.engines.aside.engine import AsideEngine
+
+        return AsideEngine
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, is_urgent: bool = False) -> Completion:
         """Sample one completion of `prompt_ids`.

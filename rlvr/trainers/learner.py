@@ -64,11 +64,13 @@ class Learner:
         self._algorithm = algorithm
         self._reference = reference
         self._temperature = recipe.rollout.temperature
+        # Then the correction accounts for what lies between the policy of now and the one that sampled.
+        self._is_decoupled = recipe.rollout.max_staleness > 0 and algorithm.stale.is_decoupled
 
     def prepare(self, groups: Sequence[Group]) -> StepBatch:
         """The step's rollouts with their old and reference logprobs, advantages and weights."""
         batch = build_batch(groups, self._algorithm.in_loss)
-        stale = self._stale_rows(groups, batch)
+        stale = [] if self._is_decoupled else self._stale_rows(groups, batch)
         # On the first and only update the policy has not moved yet: its own logprobs are the old ones.
         if stale or self._updates_per_step > 1 or self._algorithm.needs_policy_logprobs:
             batch.old_logprobs = self._filled(batch, lambda rows: self._old(batch, rows))

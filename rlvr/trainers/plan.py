@@ -44,6 +44,7 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
         return recipe
     rollout = recipe.rollout
     algorithm.check_group_size(rollout.group_size)
+    algorithm.for_staleness(rollout.max_staleness)
     if rollout.temperature == 0:
         raise ConfigError(
             "rollout.temperature = 0, but greedy rollouts of one problem are all the same and teach nothing; use 1.0"
@@ -58,12 +59,12 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
             f"optim.minibatches = {recipe.optim.minibatches}, but a step has only {rollout.problems_per_step} groups to split; "
             "lower it to rollout.problems_per_step or less"
         )
-    if recipe.optim.reference_every and recipe.load.lora_rank:
     if recipe.optim.reference_every and recipe.load.parallel.name == Way.FSDP:
         raise ConfigError(
             f"optim.reference_every = {recipe.optim.reference_every}, but with load.parallel = 'fsdp' the reference stays the "
             "model that the run began with; set optim.reference_every to 0, or load.parallel to 'ddp'"
         )
+    if recipe.optim.reference_every and recipe.load.lora_rank:
         raise ConfigError(
             f"optim.reference_every = {recipe.optim.reference_every}, but with load.lora_rank = {recipe.load.lora_rank} the "
             "reference is the base model, which stays as it is; set optim.reference_every to 0"

@@ -5,19 +5,26 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
+
 from rlvr.config import EnvConfig, RunConfig
 from rlvr.engines.base import TrainableEngine
 from rlvr.engines.load import LoadedModel
 from rlvr.engines.make import closing, make_engine
+from rlvr.engines.threads import shares
 from rlvr.envs.make import EnvMaker
 from rlvr.envs.rollout import RolloutRunner
 from rlvr.envs.tasks import Task
+from rlvr.errors import ConfigError
 from rlvr.evaluation.observer import Observer
 from rlvr.filtering.curriculum import Course, make_curriculum
 from rlvr.filtering.posterior import SolveRates
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.learner import Learner, Reference
 from rlvr.trainers.loop import RlLoop
+from rlvr.trainers.overlap.ahead import AheadCollector
+from rlvr.trainers.overlap.pace import AtTheSameTime, InTurn, Pace
+from rlvr.trainers.overlap.timeline import Timeline
 from rlvr.trainers.plan import check_context, measured_rates, sampling_of
 from rlvr.trainers.rollouts import Collector
 from rlvr.trainers.run.best import BEST, Measured, best_of, keep_best, kept_step, read_measured, why_stop
@@ -52,7 +59,7 @@ class ReinforcementRun:
         initial: Callable[[], LoadedModel],
     ) -> None:
         sampling = sampling_of(recipe)
-        algorithm = algorithm.bind(max_tokens=sampling.max_tokens)
+        algorithm = algorithm.bind(max_tokens=sampling.max_tokens).for_staleness(recipe.rollout.max_staleness)
         self._session, self._recipe = session, recipe
         self._grader = Grader([WeightedVerifier(v.name, v.weight, v.args) for v in recipe.verifiers or ()])
         self._grader.prepare()
@@ -75,11 +82,24 @@ class ReinforcementRun:
         curriculum = make_curriculum(course, recipe.curriculum.name, recipe.curriculum.arguments)
         reference = _reference(session, recipe, initial) if algorithm.needs_reference else None
         self._health = HealthWatch(recipe, session.folder, self._grader.provenance(), session.world, observer)
+        drawn_by = (runner, curriculum, algorithm, recipe, sampling, session.world, self._solve_rates)
+        collector = Collector(*drawn_by)
+        self._pace: Pace = InTurn(self._engine)
+        if _overlaps(recipe):
+            timeline = Timeline(session.folder.timeline, session.clock)
+            collector = ahead = AheadCollector(*drawn_by, problems=problems, version=session.step, timeline=timeline)
+            self._pace = AtTheSameTime(
+                self._engine,
+                ahead,
+                timeline,
+                max_staleness=recipe.rollout.max_staleness,
+                threads=shares(torch.get_num_threads()).update,
+            )
         self._loop = RlLoop(
             session,
             recipe,
-            engine=self._engine,
-            collector=Collector(runner, curriculum, algorithm, recipe, sampling, session.world, self._solve_rates),
+            pace=self._pace,
+            collector=collector,
             curriculum=curriculum,
             solve_rates=self._solve_rates,
             learner=Learner(session, recipe, algorithm, reference),
@@ -100,7 +120,10 @@ class ReinforcementRun:
             for asked in self._asked:  # again, with what the prompts say about tools
                 check_context(asked, session.renderer, self._max_tokens, session.max_context, self._env.opening)
             before = await self._evaluate(0, "held-out problems, before") if evaluator.is_on else {}
-            await self._loop.run(self._on_the_way)
+            try:
+                await self._loop.run(self._on_the_way)
+            finally:
+                await self._pace.close()
             after = await self._evaluate(session.step, "held-out problems, after") if evaluator.is_on else {}
         self._loop.write_solve_rates()
         session.results = {"kind": "rl", "grading": self._grader.provenance(), **_comparison(self._recipe, before, after)}
@@ -144,8 +167,19 @@ class ReinforcementRun:
             session.observer.note(f"best so far: {best.metric} {best.mean:.1%} after step {best.step}, kept in {kept}")
 
 
+def _overlaps(recipe: RunConfig) -> bool:
+    """Whether generation and update run at the same time; with a staleness of 0 that would change nothing but the costs."""
+    return recipe.rollout.max_staleness > 0
+
+
 def _engine(session: Session, recipe: RunConfig) -> TrainableEngine:
-    engine = make_engine(recipe.engine, session.loaded)
+    overlaps = _overlaps(recipe)
+    if overlaps and session.world.size > 1:
+        raise ConfigError(
+            f"rollout.max_staleness = {recipe.rollout.max_staleness}, but this run has {session.world.size} processes, and only "
+            "one process can generate and update at the same time; start one, or set rollout.max_staleness = 0"
+        )
+    engine = make_engine(recipe.engine, session.loaded, beside=overlaps)
     engine.policy_version = session.step  # one update of its weights for each step, resumed or not
     return engine
 
@@ -153,7 +187,7 @@ def _engine(session: Session, recipe: RunConfig) -> TrainableEngine:
 def _reference(session: Session, recipe: RunConfig, initial: Callable[[], LoadedModel]) -> Reference:
     """The model that the run started from: after a resume the policy is no longer that."""
     is_in_checkpoint, is_under_adapter = bool(recipe.optim.reference_every), bool(recipe.load.lora_rank)
-    if session.step == 0 or is_in_checkpoint or is_under_adapter:
+    if is_under_adapter or (not session.policy.is_sharded and (session.step == 0 or is_in_checkpoint)):
         return Reference(session.policy)
     return Reference(session.policy, initial().model, session.share_out)
 
