@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,3 +92,29 @@ def test_the_search_knows_every_page(site: Path, pages: dict[str, Page]) -> None
     text = (site / "search" / "search_index.js").read_text(encoding="utf-8")
     known = {entry["location"].partition("#")[0] for entry in json.loads(text.removeprefix("var __index = "))["docs"]}
     assert set(pages) - {"404.html"} <= known
+
+
+def test_the_search_works_on_pages_opened_as_files_without_a_network(site: Path, browser: Any) -> None:
+    context = browser.new_context(offline=True)
+    page = context.new_page()
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto((site / "index.html").as_uri())
+    page.click("[data-md-component=search-query]")
+    page.keyboard.type("clip_high")
+    page.wait_for_selector(".md-search-result__item a[href*='algorithms.html']")
+    assert errors == []
+    context.close()
+
+
+def test_no_page_is_wider_than_a_narrow_screen(site: Path, pages: dict[str, Page], browser: Any) -> None:
+    context = browser.new_context(offline=True, viewport={"width": 400, "height": 800})
+    page = context.new_page()
+    wide = {}
+    for name in pages:
+        page.goto((site / name).as_uri())
+        width = page.evaluate("document.documentElement.scrollWidth")
+        if width > 400:
+            wide[name] = width
+    assert wide == {}
+    context.close()
