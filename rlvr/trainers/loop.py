@@ -10,6 +10,7 @@ from typing import Any
 
 from rlvr.config import RunConfig
 from rlvr.errors import TrainingError
+from rlvr.evaluation.health.watch import Finding
 from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
 from rlvr.evaluation.observer import Observer
 from rlvr.filtering.curriculum import Curriculum, StarvedError
@@ -59,6 +60,7 @@ class RlLoop:
         self.early_end = ""  # why training ended before its last step
         self._drought = Drought(recipe.rollout.patience)
         self._health = health
+        self._stopping: Finding | None = None  # what a health rule said that ended the run
         self._held_out: dict[str, float] = {}
         self._grading = dict(grading)  # stored with every rollout: which verifier, version and settings said so
         self._restore()
@@ -78,7 +80,9 @@ class RlLoop:
         """
         self._observer.stage("reinforcement learning", self._recipe.steps)
         self._observer.advance(self._session.step)
-        while self._session.step < self._recipe.steps:
+        if self.early_end:
+            self._observer.note(f"training has ended here already: {self.early_end}")
+        while self._session.step < self._recipe.steps and not self.early_end:
             self._remember()
             try:
                 # Not at the end of the step before: a run that was killed in its evaluation makes up for it.
@@ -146,7 +150,8 @@ class RlLoop:
         self._session.finish_step(metrics | said)
         self._held_out = {}
         self._observer.advance(1, **_shown(metrics))
-        self.early_end = next((f"health: {finding.sentence}" for finding in findings if finding.stops), "")
+        self._stopping = next((finding for finding in findings if finding.stops), None)
+        self.early_end = "" if self._stopping is None else f"health: {self._stopping.sentence}"
 
     def _learn(self, found: Collected) -> dict[str, float]:
         batch = self._learner.prepare(found.kept) if found.kept else None
@@ -184,6 +189,8 @@ class RlLoop:
             "collector": self._collector.state_dict(),
             "drought": self._drought.steps,
         }
+        if self._stopping is not None:  # between this checkpoint and the summary the process may be killed
+            state["stopped_by"] = {"rule": self._stopping.rule, "early_end": self.early_end}
         if self._reference is not None and self._recipe.optim.reference_every:
             state["reference"] = self._reference.state_dict()
         self._session.extra_state = state
@@ -197,6 +204,9 @@ class RlLoop:
             self._drought.steps = state["drought"]
         if "solve_rates" in state:
             self._solve_rates.load_state_dict(state["solve_rates"])
+        # Who takes the rule out of health.stop wants the run to go on.
+        if (stopped := state.get("stopped_by")) and self._health.ends_run(stopped["rule"]):
+            self.early_end = stopped["early_end"]
         if "reference" in state and self._reference is not None:
             self._reference.load_state_dict(state["reference"])
 

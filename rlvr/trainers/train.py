@@ -208,7 +208,8 @@ def _session(
 ) -> Session:
     newest = next(reversed(checkpoints(folder.checkpoints)), None)
     loaded = _load(recipe, task, newest, world)
-    check_space(folder.path, loaded.model, recipe.checkpoint.keep)
+    keeps_best = isinstance(recipe, RunConfig) and recipe.eval.every > 0 and recipe.eval.problems > 0
+    check_space(folder.path, loaded.model, recipe.checkpoint.keep, keeps_best=keeps_best)
     session = Session(recipe, folder, loaded, world, observer, clock=lambda: time.monotonic() - began)
     if session.renderer.notice:
         observer.note(session.renderer.notice)

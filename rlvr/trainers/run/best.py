@@ -14,10 +14,10 @@ from typing import Any
 from rlvr.errors import CheckpointError, boundary
 from rlvr.evaluation.measure import ProblemResult, gain_between
 from rlvr.trainers.model.moments import MOMENTS
+from rlvr.trainers.run.checkpoint import BEST as BEST
 from rlvr.trainers.run.checkpoint import STATE
 from rlvr.trainers.run.rundir import write_text
 
-BEST = "best"
 RECORD = "best.json"
 _FILE = re.compile(r"step-(\d+)\.json")
 

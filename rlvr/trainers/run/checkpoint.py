@@ -14,6 +14,7 @@ import torch
 from rlvr.errors import CheckpointError, boundary
 
 STATE = "trainer.pt"
+BEST = "best"  # beside the checkpoints, without the state
 _NEARLY_NOTHING = 1 << 20  # bytes of free disk
 
 
@@ -106,11 +107,12 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
         return state
 
 
-def check_space(folder: Path, model: Any, keep: int) -> None:
-    """Refuse to start a run whose checkpoints will not fit.
+def check_space(folder: Path, model: Any, keep: int, *, keeps_best: bool = False) -> None:
+    """Refuse to start or continue a run in `folder` whose checkpoints will not fit.
 
-    A checkpoint holds the weights (of an adapter alone, where there is one) and two moments of AdamW in fp32; one more
-    than `keep` exists while saving.
+    A checkpoint holds the weights (of an adapter alone, where there is one) and two moments of AdamW in fp32; one more than
+    `keep` exists while saving. With `keeps_best` the best weights lie beside them, twice while they are replaced. What the run has
+    written already needs no further space.
 
     Raises:
         CheckpointError: too little free disk.
@@ -118,12 +120,15 @@ def check_space(folder: Path, model: Any, keep: int) -> None:
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
     is_adapter = hasattr(model, "peft_config")
     saved = trained if is_adapter else sum(parameter.numel() for parameter in model.parameters())
-    need = (keep + 1) * 4 * (saved + 2 * trained)
+    need = (keep + 1) * 4 * (saved + 2 * trained) + (2 * 4 * saved if keeps_best else 0)
+    written = [path for name in ("checkpoints", BEST) for path in (folder / name).rglob("*") if path.is_file()]
+    need -= sum(path.stat().st_size for path in written)
     existing = next(parent for parent in [folder, *folder.parents] if parent.exists())
     free = shutil.disk_usage(existing).free
     if need > free:
+        what = f"checkpoints in {folder}" + (" and the best weights" if keeps_best else "")
         raise CheckpointError(
-            f"checkpoints in {folder} need about {need / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free; "
+            f"{what} need about {need / 1e9:.3g} GB, but {free / 1e9:.3g} GB are free; "
             "free some space, choose another out=, or lower checkpoint.keep"
         )
 

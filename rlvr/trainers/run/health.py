@@ -54,6 +54,10 @@ class HealthWatch:
         if self._second is not None:
             await self._second.__aexit__(kind, error, trace)
 
+    def ends_run(self, rule: str) -> bool:
+        """Whether the recipe lets this rule end the run."""
+        return rule in self._settings.stop
+
     async def look(
         self, rollouts: Sequence[Rollout], metrics: Mapping[str, Any], step: int
     ) -> tuple[dict[str, Any], list[Finding]]:

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -142,3 +143,17 @@ def test_an_adapter_needs_room_for_itself_alone(tmp_path: Path) -> None:
         check_space(tmp_path, model, keep=10)
     model.peft_config = {}  # type: ignore[assignment]
     check_space(tmp_path, model, keep=10)
+
+
+def test_the_best_weights_count_and_what_is_written_already_does_not(
+    tmp_path: Path, tiny: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = 4 * sum(parameter.numel() for parameter in tiny[0].parameters())
+    free = 3 * 3 * weights + weights  # for three checkpoints, and the weights once more
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    check_space(tmp_path, tiny[0], keep=2)
+    with pytest.raises(CheckpointError, match="and the best weights need about"):
+        check_space(tmp_path, tiny[0], keep=2, keeps_best=True)
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "model.safetensors").write_bytes(b"0" * weights)
+    check_space(tmp_path, tiny[0], keep=2, keeps_best=True)

@@ -11,7 +11,7 @@ import pytest
 
 from rlvr.errors import ConfigError
 from rlvr.evaluation.observer import SilentObserver
-from rlvr.trainers.train import Run, train
+from rlvr.trainers.train import Run, resume, train
 
 MakeRecipe = Callable[..., dict[str, Any]]
 
@@ -79,3 +79,31 @@ def test_a_wrong_section_is_refused_before_the_run_has_a_folder(recipe: MakeReci
     with pytest.raises(ConfigError, match="did you mean 'entropy_collapse'"):
         train(recipe(health={"entropy_colapse": {}}))
     assert not (tmp_path / "run").exists()
+
+
+class Killed(SilentObserver):
+    """Ends the process, as it were, in the measurement after training: between the last checkpoint and the summary."""
+
+    def stage(self, name: str, total: int) -> None:
+        if name.endswith("after"):
+            raise KeyboardInterrupt
+
+
+def test_a_run_killed_between_a_health_stop_and_its_summary_stays_stopped(recipe: MakeRecipe, tmp_path: Path) -> None:
+    health = {"truncation": {"limit": 0.0, "rise": 0, "window": 2}, "stop": ["truncation"]}
+    measured = {"problems": 2, "n": 1, "k": [1], "greedy": False}
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(steps=6, health=health, eval=measured), observer=Killed())
+    folder = tmp_path / "run"
+    assert not (folder / "summary.json").exists()
+    notes = Notes()
+    run = resume(folder, observer=notes)
+    assert [row["step"] for row in metrics(run)] == [1, 2]
+    assert run.summary["early_end"].startswith("health: truncation, step 2")
+    assert run.summary["steps"] == 2
+    assert any(text.startswith("training has ended here already: health: truncation") for text in notes.texts)
+    # A run that is over stays so, too, unless the rule may no longer end it.
+    assert resume(folder).summary["steps"] == 2
+    config = folder / "config.toml"
+    config.write_text(config.read_text().replace('stop = ["truncation"]', "stop = []"))
+    assert resume(folder).summary["steps"] == 6
