@@ -24,6 +24,7 @@ class SlotCache:
     def clear(self) -> None:
         """Forget all rows and give the memory back."""
         self.rows, self.capacity = 0, 0
+        self._final = 0  # positions that the longest row may come to
         self.lengths = torch.zeros(0, dtype=torch.long, device=self._device)
         self._keys = self._values = self._empty(0, 0)
         self.mask = torch.zeros(0, self._kv_heads, 1, 0, dtype=self._dtype, device=self._device)
@@ -32,16 +33,22 @@ class SlotCache:
     def nbytes(self) -> int:
         return self._keys.nbytes + self._values.nbytes
 
-    def reserve(self, rows: int, length: int, final: int) -> None:
-        """Make room for `rows` rows of `length` positions, keeping what is there; at once for `final` where that is little."""
+    def reserve(self, rows: int, length: int, final: int) -> bool:
+        """Make room for `rows` rows of `length` positions, keeping what is there; at once for `final` where that is little.
+
+        Returns whether the tensors are new ones.
+        """
+        self._final = max(self._final, final)
         if rows <= self.rows and length <= self.capacity:
-            return
+            return False
         old_rows, old_capacity = self.rows, self.capacity
         if rows > self.rows:
             self.rows = max(rows, min(2 * self.rows, rows + 64))
         if length > self.capacity:
-            is_little = self._layers * self.rows * self._kv_heads * final * self._head_dim * 8 <= _LITTLE_BYTES
-            wanted = max(length, final if is_little else self.capacity * 3 // 2)
+            element = self._dtype.itemsize
+            whole = 2 * self._layers * self.rows * self._kv_heads * self._final * self._head_dim * element
+            is_little = whole <= (_LITTLE_BYTES if self._device.type == "cpu" else _free_bytes(self._device) // 2)
+            wanted = max(length, self._final if is_little else min(self.capacity * 3 // 2, self._final))
             self.capacity = -(-wanted // _LENGTH_BLOCK) * _LENGTH_BLOCK
         keys, values = self._empty(self.rows, self.capacity), self._empty(self.rows, self.capacity)
         keys[:, :old_rows, :, :old_capacity] = self._keys
@@ -52,6 +59,7 @@ class SlotCache:
         lengths[:old_rows] = self.lengths
         self._keys, self._values, self.mask, self.lengths = keys, values, mask, lengths
         self._slice_layers()
+        return True
 
     def start(self, first: int, lengths: Tensor) -> None:
         """Slots from `first` on begin with prompts of `lengths` [n] positions (to be filled by `fill`)."""
@@ -100,3 +108,9 @@ class SlotCache:
         self.keys, self.values = list(self._keys), list(self._values)
         self._flat_keys = [layer.view(-1, self._head_dim) for layer in self.keys]
         self._flat_values = [layer.view(-1, self._head_dim) for layer in self.values]
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Of a GPU's memory, what nobody holds, and what torch holds and does not use."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return int(free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device))
