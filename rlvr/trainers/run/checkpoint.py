@@ -111,8 +111,8 @@ def check_space(folder: Path, model: Any, keep: int, *, keeps_best: bool = False
     """Refuse to start or continue a run in `folder` whose checkpoints will not fit.
 
     A checkpoint holds the weights (of an adapter alone, where there is one) and two moments of AdamW in fp32; one more than
-    `keep` exists while saving. With `keeps_best` the best weights lie beside them, twice while they are replaced. What the run has
-    written already needs no further space.
+    `keep` exists while saving. With `keeps_best` the best weights lie beside them, twice while they are replaced. What the
+    run has written already needs no further space.
 
     Raises:
         CheckpointError: too little free disk.
