@@ -196,22 +196,27 @@ class Verdict:
 
     @classmethod
     def correct(cls, extracted: str | None = None, reason: str = "", **details: JSON) -> Verdict:
+        """Right: score 1."""
         return cls(Outcome.CORRECT, 1.0, extracted, reason, details=details)
 
     @classmethod
     def partial(cls, score: float, extracted: str | None = None, reason: str = "", **details: JSON) -> Verdict:
+        """Partly right, with a score in [0, 1]."""
         return cls(Outcome.PARTIAL, score, extracted, reason, details=details)
 
     @classmethod
     def incorrect(cls, extracted: str | None = None, reason: str = "", **details: JSON) -> Verdict:
+        """An answer that is wrong: score 0."""
         return cls(Outcome.INCORRECT, 0.0, extracted, reason, details=details)
 
     @classmethod
     def unparsed(cls, reason: str, **details: JSON) -> Verdict:
+        """No answer could be read: score 0."""
         return cls(Outcome.UNPARSED, 0.0, None, reason, details=details)
 
     @classmethod
     def error(cls, reason: str, **details: JSON) -> Verdict:
+        """We failed, and not the model: no score."""
         return cls(Outcome.VERIFIER_ERROR, None, None, reason, details=details)
 
 

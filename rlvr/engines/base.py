@@ -21,6 +21,7 @@ class WeightUpdate:
     restarts: int = 0
 
     def metrics(self) -> dict[str, float]:
+        """What stands of it in the step's metrics."""
         return {
             "engine_gap_mean": self.gap_mean,
             "engine_gap_max": self.gap_max,
@@ -42,7 +43,9 @@ class TrainableEngine(Engine, Protocol):
         """
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Give back what it holds. Called exactly once, also after an error."""
+        ...
 
 
 @runtime_checkable

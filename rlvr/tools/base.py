@@ -118,7 +118,9 @@ class Toolkit(Protocol):
         """
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Give back what all rollouts shared. Called exactly once, at the end of the run."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

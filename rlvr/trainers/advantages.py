@@ -18,12 +18,16 @@ from rlvr.trainers.step import Groups, Step
 
 
 class Advantage(Protocol):
+    """How much better than expected each sampled token's rollout was, from the whole step at once."""
+
     def __call__(self, step: Step, /) -> Tensor:
         """[B, T], zero outside `step.mask`, without gradient."""
         ...
 
 
 class Score(Protocol):
+    """An advantage that is the same for all tokens of a rollout."""
+
     def __call__(self, rewards: Tensor, groups: Groups, /) -> Tensor:
         """[R] rewards -> [R] advantages."""
         ...

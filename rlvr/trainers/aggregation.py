@@ -18,6 +18,8 @@ from rlvr.trainers.step import Step
 
 
 class Aggregate(Protocol):
+    """What each sampled token weighs in the step's loss, computed once, so that micro-batches cannot change the gradient."""
+
     def __call__(self, step: Step, /) -> Tensor:
         """[B, T] weights, zero outside `step.mask`."""
         ...

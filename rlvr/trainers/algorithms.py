@@ -49,14 +49,18 @@ P = TypeVar("P")
 class BoundToLength(Protocol):
     """A part with a constant that defaults to the longest response of the run."""
 
-    def bind(self, *, max_tokens: int) -> Any: ...
+    def bind(self, *, max_tokens: int) -> Any:
+        """The part with its constant set."""
+        ...
 
 
 @runtime_checkable
 class BoundToStep(Protocol):
     """A part that changes in the course of a run, as a function of the number of steps before the present one alone."""
 
-    def at_step(self, step: int, /) -> Any: ...
+    def at_step(self, step: int, /) -> Any:
+        """The part as it is after `step` updates."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from rlvr.trainers.kl import MAX_LOG_RATIO
 
 
 class Correction(Protocol):
+    """Makes up for tokens that were sampled under other probabilities than the trainer's."""
+
     def __call__(self, old_logprobs: Tensor, sampling_logprobs: Tensor, /) -> tuple[Tensor, Tensor]:
         """Two [B, T]: a factor for each token's policy loss, without gradient; and bool, True where it was cut."""
         ...

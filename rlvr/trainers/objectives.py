@@ -27,17 +27,24 @@ class Tokens:
     rollout_index: Tensor  # long: token -> rollout
 
     def log_ratio(self) -> Tensor:
+        """log π_θ - log π_old, the shape of `logprobs`."""
         return self.logprobs - self.old_logprobs
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLoss:
+    """The policy loss of each token, before its weight, and where a clip took its gradient away."""
+
     loss: Tensor  # the shape of logprobs
     is_clipped: Tensor  # bool, the shape of logprobs
 
 
 class Objective(Protocol):
-    def __call__(self, tokens: Tokens, /) -> TokenLoss: ...
+    """The policy loss as a function of new and old log-probabilities and advantages."""
+
+    def __call__(self, tokens: Tokens, /) -> TokenLoss:
+        """The loss of each token, to be minimised. A micro-batch is not the step: means over a step belong to the aggregation."""
+        ...
 
 
 def ratio_of(log_ratio: Tensor) -> Tensor:

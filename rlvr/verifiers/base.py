@@ -17,7 +17,9 @@ Grades: TypeAlias = Literal["answer", "form", "opinion"]
 class VerifierFunction(Protocol):
     """Grades one rollout. Keyword-only parameters are the verifier's settings; recipes set them under `args`."""
 
-    def __call__(self, problem: Problem, rollout: Rollout, /, **settings: Any) -> Verdict: ...
+    def __call__(self, problem: Problem, rollout: Rollout, /, **settings: Any) -> Verdict:
+        """What was found. It must not raise for anything that a model may write."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import griffe
 import pytest
 
 from rlvr.registry import resolve
@@ -38,6 +39,18 @@ def test_every_extra_that_a_user_may_install_is_explained() -> None:
     table = (ROOT / "docs" / "start-here.md").read_text(encoding="utf-8")
     named = re.findall(r"`([\w-]+)`", "".join(re.findall(r"^\| (`.*?) \|", table, flags=re.MULTILINE)))
     assert set(extras) - {"dev", "docs"} <= set(named)
+
+
+def test_the_reference_has_a_sentence_on_everything_that_others_may_call_or_write() -> None:
+    pages = "".join(page.read_text(encoding="utf-8") for page in ROOT.glob("docs/api/*.md"))
+    package = griffe.load("rlvr", search_paths=[ROOT])
+    shown = [package[name] for name in re.findall(r"^::: rlvr\.([\w.]+)", pages, flags=re.MULTILINE)]
+    found = [member for module in shown if module.is_module for member in module.members.values()]
+    found = [member for member in found if not member.is_alias and not member.is_attribute and member.is_public]
+    contracts = [member for member in found if member.is_class and any(str(base).startswith("Protocol") for base in member.bases)]
+    found += [asked for contract in contracts for asked in contract.members.values() if asked.is_function]
+    assert len(contracts) > 10
+    assert [member.path for member in found if not member.docstring] == []
 
 
 def test_the_changelog_knows_the_present_version_or_what_comes_next() -> None:

@@ -20,20 +20,34 @@ class ProblemSource(Protocol):
     """Where a task's problems come from: drawn, or read from rows."""
 
     @property
-    def is_endless(self) -> bool: ...
+    def is_endless(self) -> bool:
+        """Whether problems are drawn; otherwise they are rows, and so many."""
+        ...
 
     @property
-    def splits(self) -> tuple[str, ...]: ...
+    def splits(self) -> tuple[str, ...]:
+        """Names of the splits."""
+        ...
 
-    def problems(self, split: str, limit: int | None) -> Sequence[Problem]: ...
+    def problems(self, split: str, limit: int | None) -> Sequence[Problem]:
+        """The first `limit` problems of a split, always the same; None: all, or as many as the task says."""
+        ...
 
-    def problem(self, split: str, index: int) -> Problem: ...
+    def problem(self, split: str, index: int) -> Problem:
+        """Problem `index` of a split, counted from 0.
+
+        Raises:
+            TaskError: there is no such problem.
+        """
+        ...
 
     def varied(self, problem: Problem, split: str, rng: random.Random) -> Problem | None:
         """A problem of this split under the same id that differs in its numbers; None where the source cannot make one."""
         ...
 
-    def notes(self) -> tuple[str, ...]: ...
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of a result should know of the data."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

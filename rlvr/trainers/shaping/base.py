@@ -14,6 +14,8 @@ from rlvr.types import Group, Problem, Rollout
 
 
 class Shape(Protocol):
+    """From the verifiers' weighted sum to the reward that is trained on, one group at a time; evaluation never sees it."""
+
     def __call__(self, group: Group, /) -> list[float | None]:
         """The shaped reward of each rollout, in order; None stays None, and a rollout that becomes None is left out."""
         ...
@@ -34,11 +36,17 @@ class ChecksProblems(Protocol):
 class LossFilter(Protocol):
     """A shape that also says which rollouts are learned from. The others keep their place in their group's statistics."""
 
-    def in_loss(self, rollout: Rollout, /) -> bool: ...
+    def in_loss(self, rollout: Rollout, /) -> bool:
+        """Whether the rollout's tokens are learned from."""
+        ...
 
 
 class KeepGroup(Protocol):
-    def __call__(self, group: Group, /) -> bool: ...
+    """Which groups an update takes; a run replaces the others."""
+
+    def __call__(self, group: Group, /) -> bool:
+        """Whether the group stays."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
