@@ -162,7 +162,10 @@ class _Plot:
         return self.label(step, str(step))
 
     def label(self, value: float, text: str) -> str:
-        return f'<text class="tick" x="{self.x(value)}" y="{HEIGHT - 6}" text-anchor="middle">{html.escape(text)}</text>'
+        x = self.x(value)
+        anchor = "end" if x + 4 * len(text) > WIDTH else "middle"  # a long word at the edge would be cut off
+        x = WIDTH - 1 if anchor == "end" else x
+        return f'<text class="tick" x="{x}" y="{HEIGHT - 6}" text-anchor="{anchor}">{html.escape(text)}</text>'
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,32 @@ def band_chart(band: Band, label: str, number: Callable[[float], str], *, is_sha
         points = " ".join(f"{plot.x(x)},{plot.y(y)}" for x, y in edge)
         marks.append(f'<polygon class="band" points="{points}"/>')
         marks.append(plot.path(mean.x, mean.y, "trend"))
+    return (
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label, quote=True)}">'
+        + "".join(marks)
+        + "</svg>"
+    )
+
+
+def paired_histogram(before: Sequence[float], after: Sequence[float], label: str, *, bins: int = 16) -> str:
+    """Two sets of values, not negative, side by side: the share of each that lies in each of `bins` equal parts from 0 up."""
+    ticks = nice_ticks(0.0, max(*before, *after, 1.0))
+    highest = ticks[-1]
+    shares = [[0.0] * bins, [0.0] * bins]
+    for row, values in zip(shares, (before, after), strict=True):
+        for value in values:
+            row[min(int(value / highest * bins), bins - 1)] += 1.0 / len(values)
+    heights = _share_ticks([0.0, max(map(max, shares))])
+    plot = _Plot(0.0, highest, heights[0], heights[-1])
+    marks = [plot.horizontal(tick, f"{100 * tick:g} %") for tick in heights]
+    width = (plot.x(highest) - plot.x(0.0)) / bins
+    for place, (row, name) in enumerate(zip(shares, ("before", "after"), strict=True)):
+        for index, share in enumerate(row):
+            if share:
+                left, top = plot.x(0.0) + width * (index + 0.06 + 0.44 * place), plot.y(share)
+                size = f'width="{0.44 * width:.1f}" height="{plot.y(0.0) - top:.1f}"'
+                marks.append(f'<rect class="bar {name}" x="{left:.1f}" y="{top}" {size}/>')
+    marks += [plot.label(tick, f"{tick:g}") for tick in ticks]
     return (
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{html.escape(label, quote=True)}">'
         + "".join(marks)

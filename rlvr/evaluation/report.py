@@ -17,6 +17,7 @@ from rlvr.evaluation.headline import Cell, Row, duration, headline
 from rlvr.evaluation.health.watch import Finding, stored_findings
 from rlvr.evaluation.printable import printable_html
 from rlvr.evaluation.report_curves import curves
+from rlvr.evaluation.report_reward import length_histogram, reward_breakdown
 from rlvr.evaluation.report_samples import samples
 from rlvr.evaluation.run_folder import Readable, RunFolder, open_run
 from rlvr.evaluation.statistics import is_finite_number
@@ -97,19 +98,23 @@ def render_report(folder: RunFolder) -> Rendered:
     title = f"{recipe.get('task', folder.path.name)}"
     environment: dict[str, Any] = reading.of({}, folder.environment)
     evaluations: dict[int, dict[str, Any]] = reading.of({}, folder.evaluations)
-    difficulty, shown = _difficulty(reading.of([], folder.solve_rates)), reading.of("", lambda: samples(folder))
+    findings = stored_findings(folder.path / "metrics.jsonl")
+    spreads = [reading.of("", lambda: length_histogram(folder)), _difficulty(reading.of([], folder.solve_rates))]
+    shown = reading.of("", lambda: samples(folder, findings))
     body = [
         f"<h1>{printable_html(title)}</h1>",
         f'<p class="lead">{printable_html(_subtitle(recipe, metrics))}</p>',
+        f'<p class="note">Ended early: {printable_html(str(summary["early_end"]))}</p>' if summary.get("early_end") else "",
         problems_html(reading.problems),
         _tiles(rows, summary, metrics),
-        _health(stored_findings(folder.path / "metrics.jsonl")),
+        _health(findings),
         _table(rows),
+        reward_breakdown(metrics, recipe),
         curves(metrics, evaluations),
-        difficulty,
+        _distributions(spreads),
         shown,
-        _record("Recipe", reading.of("", folder.config_text)),
-        _record("Environment", json.dumps(environment, indent=2) if environment else ""),
+        record("Recipe", reading.of("", folder.config_text)),
+        record("Environment", json.dumps(environment, indent=2) if environment else ""),
         f"<footer>{printable_html(str(folder.path))}</footer>",
     ]
     return Rendered(page(f"{title} · rlvr", body), tuple(reading.problems))
@@ -238,31 +243,47 @@ def _difficulty(means: Sequence[float]) -> str:
     if not means:
         return ""
     return (
-        '<h2>Difficulty at the end</h2><section class="charts"><figure class="card"><figcaption>'
-        f'<span class="name">Training problems by expected solve rate</span><span class="last">{len(means):,}</span>'
-        f"</figcaption>{histogram(means, 'Training problems by expected solve rate')}</figure></section>"
-        '<p class="note">Of the problems that were sampled. Each is believed from its samples, old ones counting less: '
-        "<code>rlvr view RUN --solve-rates</code>.</p>"
+        '<figure class="card"><figcaption><span class="name">Difficulty at the end: expected solve rate</span>'
+        f'<span class="last">{len(means):,} problems</span>'
+        f"</figcaption>{histogram(means, 'Training problems by expected solve rate')}</figure>"
     )
+
+
+def _distributions(figures: Sequence[str]) -> str:
+    """Histograms side by side, those that there are."""
+    drawn = "".join(figures)
+    if not drawn:
+        return ""
+    note = (
+        '<p class="note">Solve rates are of the training problems that were sampled. Each is believed from its samples, old ones '
+        "counting less: <code>rlvr view RUN --solve-rates</code>.</p>"
+    )
+    return f'<h2>Distributions</h2><section class="charts">{drawn}</section>{note if figures[-1] else ""}'
 
 
 def _health(findings: Sequence[Finding]) -> str:
     """What the rules said while the run trained; nothing where they said nothing."""
     if not findings:
         return ""
+    rows = health_rows(findings)
+    return f'<h2>Health</h2><div class="card scroll"><table class="health"><tbody>{rows}</tbody></table></div>'
+
+
+def health_rows(findings: Sequence[Finding]) -> str:
+    """Rows of a table: rule, step, what was said, and the rollouts that show it."""
     lines = []
     for finding in findings:
         proof = "; ".join(finding.rollouts)
         ended = " <b>The run ended here.</b>" if finding.stops else ""
         shown = f'<div class="note">see {printable_html(proof)}</div>' if proof else ""
         lines.append(
-            f"<tr><th>{printable_html(finding.rule)}</th><td>step {finding.step}</td>"
+            f'<tr><th>{printable_html(finding.rule)}</th><td class="step">step {finding.step}</td>'
             f"<td>{printable_html(finding.words)}.{ended}{shown}</td></tr>"
         )
-    return f'<h2>Health</h2><div class="card scroll"><table class="health"><tbody>{"".join(lines)}</tbody></table></div>'
+    return "".join(lines)
 
 
-def _record(name: str, content: str) -> str:
+def record(name: str, content: str) -> str:
     return (
         f'<details class="card"><summary>{printable_html(name)}</summary><pre>{printable_html(content)}</pre></details>'
         if content

@@ -62,7 +62,9 @@ FIRST = (
 def curves(metrics: Sequence[Mapping[str, float]], evaluations: Mapping[int, Mapping[str, Any]]) -> str:
     """All curves as HTML: held-out pass@k where it was measured on the way, the usual ones, and the rest folded away."""
     first = _held_out(evaluations)
-    first += [_figure(curve, found) for curve in FIRST if (found := series_of(metrics, curve.name)) is not None]
+    # The measurements themselves say more than their copies in the lines of metrics.
+    usual = [curve for curve in FIRST if not (first and curve.name.startswith("held_out_"))]
+    first += [_figure(curve, found) for curve in usual if (found := series_of(metrics, curve.name)) is not None]
     known = {curve.name for curve in FIRST} | {"step"}
     others = sorted({name for row in metrics for name in row} - known)
     rest = [_figure(Curve(name, name), found) for name in others if (found := series_of(metrics, name)) is not None]

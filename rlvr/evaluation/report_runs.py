@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,8 +13,9 @@ from typing import Any
 from rlvr.errors import ConfigError, EvaluationError, RlvrError, boundary
 from rlvr.evaluation.charts import Band, band_chart
 from rlvr.evaluation.headline import Row, headline
+from rlvr.evaluation.health.watch import Finding, stored_findings
 from rlvr.evaluation.printable import printable_html
-from rlvr.evaluation.report import Reading, WrittenReport, page, problems_html, write_page
+from rlvr.evaluation.report import Reading, WrittenReport, health_rows, page, problems_html, record, write_page
 from rlvr.evaluation.report_curves import FIRST, series_of
 from rlvr.evaluation.run_folder import open_run
 
@@ -25,6 +27,9 @@ class _Run:
     recipe: Mapping[str, Any]
     summary: Mapping[str, Any]
     metrics: Sequence[Mapping[str, float]]
+    recipe_text: str
+    environment: Mapping[str, Any]
+    findings: Sequence[Finding]
 
 
 def write_runs_report(runs: Sequence[str | Path], out: str | Path) -> WrittenReport:
@@ -45,7 +50,8 @@ def write_runs_report(runs: Sequence[str | Path], out: str | Path) -> WrittenRep
     body = [f"<h1>{len(found)} runs</h1>", problems_html(reading.problems)]
     for task in tasks:
         group = [run for run in found if run.task == task]
-        body += [f"<h2>{printable_html(task)}</h2>", _differences(group), _table(group), _curves(group)]
+        body += [f"<h2>{printable_html(task)}</h2>", _differences(group), _table(group), _health(group), _curves(group)]
+        body += [record(f"Recipe of {group[0].name}", group[0].recipe_text), record("Environments", _environments(group))]
     write_page(Path(out), page(f"{len(found)} runs · rlvr", body))
     return WrittenReport(Path(out), tuple(reading.problems))
 
@@ -65,7 +71,16 @@ def _opened(path: Path, reading: Reading) -> _Run | None:
     known = reading.of(empty, recipe)
     arguments = " ".join(f"{key}={value}" for key, value in sorted((known.get("task_args") or {}).items()))
     task = f"{known.get('task', 'unknown task')} {arguments}".strip()
-    return _Run(str(path), task, known, reading.of(empty, folder.summary), reading.metrics(folder))
+    return _Run(
+        str(path),
+        task,
+        known,
+        reading.of(empty, folder.summary),
+        reading.metrics(folder),
+        reading.of("", folder.config_text),
+        reading.of(empty, folder.environment),
+        stored_findings(folder.path / "metrics.jsonl"),
+    )
 
 
 def _differences(runs: Sequence[_Run]) -> str:
@@ -91,7 +106,7 @@ def _table(runs: Sequence[_Run]) -> str:
     head = "".join(f"<th>{printable_html(label)}</th>" for label in labels)
     lines = []
     for run, row in zip(runs, rows, strict=True):
-        cells = "".join(f"<td>{printable_html(_change(row.get(one)))}</td>" for one in labels)
+        cells = "".join(f"<td>{_change(row.get(one))}</td>" for one in labels)
         seed = run.recipe.get("seed", "")
         lines.append(f"<tr><th>{printable_html(run.name)} · seed {printable_html(str(seed))}</th>{cells}</tr>")
     for when in ("before", "after"):
@@ -107,7 +122,34 @@ def _table(runs: Sequence[_Run]) -> str:
 
 
 def _change(row: Row | None) -> str:
-    return "" if row is None else " → ".join(text.strip() for text in row.texts()[:2])
+    """HTML: before and after, and below them their intervals."""
+    if row is None:
+        return ""
+    parts = [text.strip().partition("[") for text in row.texts()[:2]]
+    values = " → ".join(value.strip() for value, _, _ in parts if value.strip())
+    ranges = " → ".join(bracket + rest for _, bracket, rest in parts if rest)
+    below = f'<span class="range below">{printable_html(ranges)}</span>' if ranges else ""
+    return printable_html(values) + below
+
+
+def _health(runs: Sequence[_Run]) -> str:
+    """What the rules said, by run; nothing where they said nothing."""
+    tables = [(run, health_rows(run.findings)) for run in runs if run.findings]
+    lines = "".join(f'<tr><th colspan="3">{printable_html(run.name)}</th></tr>{rows}' for run, rows in tables)
+    if not lines:
+        return ""
+    return f'<h3>Health</h3><div class="card scroll"><table class="health"><tbody>{lines}</tbody></table></div>'
+
+
+def _environments(runs: Sequence[_Run]) -> str:
+    """On what each run was made; one text where they are equal but for the command."""
+    shown = {
+        run.name: {key: value for key, value in run.environment.items() if key != "command"} for run in runs if run.environment
+    }
+    different = {json.dumps(one, sort_keys=True) for one in shown.values()}
+    if not shown:
+        return ""
+    return json.dumps(next(iter(shown.values())) if len(different) == 1 else shown, indent=2)
 
 
 def _spread(cells: Sequence[Any]) -> str:
@@ -137,4 +179,4 @@ def _curves(runs: Sequence[_Run]) -> str:
     note = (
         '<p class="note">Lines are means over runs, bands reach from the lowest to the highest, over the steps that all have.</p>'
     )
-    return f'<section class="charts">{"".join(figures)}</section>{note}'
+    return f'<h3>Over the runs</h3><section class="charts">{"".join(figures)}</section>{note}'
