@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -9,6 +11,8 @@ from pathlib import Path
 import griffe
 import pytest
 
+from rlvr import config
+from rlvr.cli.main import VERBS
 from rlvr.registry import resolve
 
 ROOT = Path(__file__).parents[2]
@@ -27,6 +31,55 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
             assert not anchor or anchor in {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}, (
                 link
             )
+
+
+def inline(page: Path) -> list[str]:
+    """What stands between single backticks, outside of blocks."""
+    prose = re.sub(r"^ *```.*?^ *```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    return [" ".join(code.split()) for code in re.findall(r"(?<!`)`([^`]+)`(?!`)", prose)]
+
+
+def options_of(parser: argparse.ArgumentParser) -> set[str]:
+    """Every option that a verb takes, those of its subcommands included."""
+    found = set(parser._option_string_actions)
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            found |= set().union(*(options_of(inner) for inner in action.choices.values()))
+    return found
+
+
+def test_commands_in_the_text_have_verbs_and_options_that_exist() -> None:
+    shown = [(page.name, code) for page in PAGES for code in inline(page) if re.match(r"rlvr [a-z]", code)]
+    assert len(shown) > 100
+    for name, code in shown:
+        verb, *words = code.split()[1:]
+        verbs = verb.split("|")
+        assert set(verbs) <= set(VERBS), f"{name}: {code}"
+        for each in verbs:
+            parser = argparse.ArgumentParser()
+            importlib.import_module(f"rlvr.cli.{each}").add_arguments(parser)
+            options = {word.partition("=")[0] for word in words if word.startswith("--")}
+            assert options <= options_of(parser), f"{name}: {code}"
+
+
+def test_paths_in_the_text_exist() -> None:
+    places = r"(?:rlvr|tests|tasks|benchmarks|docs|sandbox|examples)/[\w./*-]+"
+    shown = [(page.name, code) for page in PAGES for code in inline(page) if re.fullmatch(places, code)]
+    assert len(shown) > 15
+    written = {"tests/test_even_digits.py"}  # by `rlvr init`, in the reader's folder
+    gone = [(name, code) for name, code in shown if "NAME" not in code and not list(ROOT.glob(code.rstrip("/")))]
+    assert [pair for pair in gone if pair[1] not in written] == []
+
+
+def test_keys_of_recipes_in_the_text_exist() -> None:
+    known = {*config.leaves(config.RunConfig), *config.leaves(config.SftConfig)}
+    sections = {leaf.partition(".")[0] for leaf in known if "." in leaf}
+    free = ("algorithm.", "curriculum.", "engine.args.", "env.args.", "load.parallel.")  # arguments of what is named there
+    keys = re.compile(rf"({'|'.join(sorted(sections))})\.[a-z_.]+(?==|$)")
+    shown = [(page.name, match[0]) for page in PAGES for code in inline(page) if (match := keys.match(code))]
+    assert len(shown) > 50
+    known |= {"env.limits", *(f"rollout.{name}" for name in ("response", "turns"))}  # a section; attributes of a `Rollout`
+    assert [pair for pair in shown if pair[1] not in known and not pair[1].startswith(free)] == []
 
 
 def test_generated_parts_of_the_guides_are_up_to_date() -> None:
