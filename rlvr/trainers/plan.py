@@ -175,6 +175,20 @@ class Arithmetic:
     checkpoint_gb: float
 
 
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """How far generation runs ahead of the update, for `--dry-run`, and what is done about the tokens that are old then."""
+
+    max_groups_ahead: int
+    stale_tokens: str
+
+
+def ahead_of(recipe: RunConfig, algorithm: Algorithm) -> Ahead | None:
+    """None where generation and update take turns."""
+    most = recipe.rollout.max_staleness
+    return Ahead((most + 1) * recipe.rollout.problems_per_step, algorithm.stale.words) if most else None
+
+
 def arithmetic(recipe: RunConfig, parameters: int, *, needs_reference: bool) -> Arithmetic:
     rollouts = recipe.rollout.group_size * recipe.rollout.problems_per_step
     copies = 4 + (1 if needs_reference and not recipe.load.lora_rank else 0)

@@ -30,7 +30,7 @@ from rlvr.trainers.model.lora import check_adapter, with_adapter
 from rlvr.trainers.model.optimizer import learning_rate
 from rlvr.trainers.model.parallel import Way, parallel_of
 from rlvr.trainers.model.tiny import tiny_model
-from rlvr.trainers.plan import algorithm_of, arithmetic, check_recipe, training_problems
+from rlvr.trainers.plan import ahead_of, algorithm_of, arithmetic, check_recipe, training_problems
 from rlvr.trainers.run.checkpoint import check_space, checkpoints, tidy
 from rlvr.trainers.run.lock import locked
 from rlvr.trainers.run.metrics import check_writers
@@ -332,7 +332,13 @@ def dry_run(recipe: Recipe) -> tuple[Recipe, dict[str, Any]]:
         return resolved, {"parameters": parameters, "sequences": resolved.steps * getattr(resolved, "sequences_per_step", 0)}
     counted = arithmetic(resolved, parameters, needs_reference=algorithm.needs_reference)
     lr = learning_rate(resolved.optim, parameters, is_adapter=resolved.load.lora_rank > 0)
-    return resolved, {**asdict(counted), "peak_learning_rate": lr, "training_problems": len(training_problems(resolved, task))}
+    ahead = ahead_of(resolved, algorithm)
+    return resolved, {
+        **asdict(counted),
+        "peak_learning_rate": lr,
+        "training_problems": len(training_problems(resolved, task)),
+        **(asdict(ahead) if ahead is not None else {}),
+    }
 
 
 def _count_parameters(recipe: Recipe, task: Task) -> int:

@@ -20,7 +20,7 @@ from rlvr.errors import ConfigError
 from rlvr.evaluation.ledger import read_rollouts
 from rlvr.trainers import reinforce
 from rlvr.trainers.overlap.timeline import Lane, read_timeline
-from rlvr.trainers.train import Run, resume, train
+from rlvr.trainers.train import Run, dry_run, resume, train
 
 pytestmark = pytest.mark.processes
 MakeRecipe = Callable[..., dict[str, Any]]
@@ -230,6 +230,53 @@ def test_an_interrupted_run_saves_its_last_step_and_its_queue_and_ends_its_proce
     assert not is_running(worker)
     [saved] = (run / "checkpoints").glob("step-*")
     assert int(saved.name.removeprefix("step-")) == len(metrics(run))
+
+
+EMPTIED = """
+import asyncio
+from rlvr.types import Completion, FinishReason
+
+
+class Emptied:
+    # Generates elsewhere, as vLLM does, and refuses weights while it has something to do.
+    runs_beside = True
+
+    def __init__(self, model, tokenizer, *, max_rows=256, precision="fp32"):
+        self.policy_version, self.max_context, self.in_flight = 0, 512, 0
+        self.digit = tokenizer.convert_tokens_to_ids("7")
+
+    async def generate(self, prompt_ids, sampling):
+        self.in_flight += 1
+        version = self.policy_version
+        await asyncio.sleep(0.002 * (sampling.seed % 10))
+        assert self.policy_version == version
+        self.in_flight -= 1
+        tokens = (self.digit,) * (1 + sampling.seed % 3)
+        return Completion(tokens, (-2.0,) * len(tokens), FinishReason.LENGTH, version)
+
+    def update_weights(self):
+        assert self.in_flight == 0
+        self.policy_version += 1
+
+    async def close(self):
+        pass
+"""
+
+
+def test_an_engine_that_takes_no_weights_while_it_generates_is_emptied_for_them(recipe: MakeRecipe, tmp_path: Path) -> None:
+    (tmp_path / "emptied.py").write_text(EMPTIED)
+    run = train(recipe(engine={"name": f"{tmp_path}/emptied.py:Emptied"}, rollout={"max_staleness": 1}, steps=6))
+    rows = metrics(run.folder)
+    assert [row["step"] for row in rows] == list(range(1, 7))
+    assert {row["staleness_max"] for row in rows} == {0, 1}
+    assert_within(run.folder, 6, most=1)
+
+
+def test_a_dry_run_says_how_far_ahead_and_what_is_done_about_it(recipe: MakeRecipe) -> None:
+    _, counted = dry_run(load_recipe(recipe(rollout={"max_staleness": 2})))
+    assert counted["max_groups_ahead"] == 12
+    assert "min(π_old / π_sampling, tis_cap or 2)" in counted["stale_tokens"]
+    assert "max_groups_ahead" not in dry_run(load_recipe(recipe()))[1]
 
 
 def test_an_engine_of_the_trainers_own_process_is_refused(recipe: MakeRecipe, tmp_path: Path) -> None:
