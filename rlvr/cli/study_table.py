@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 
     from rlvr.evaluation.comparison import Study, TokenMatch
     from rlvr.evaluation.export import Line
+
+_ANY_WIDTH = 10_000
 
 
 def study_table(study: Study, k: Sequence[int]) -> RenderableType:
     """One column for each evaluation, one row for each estimate; then what may be claimed, and what to know before."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
     from rlvr.evaluation.export import lines
@@ -24,20 +26,15 @@ def study_table(study: Study, k: Sequence[int]) -> RenderableType:
     parts: list[RenderableType] = []
     for task in dict.fromkeys(one.task for one in study.evaluations):
         group = [one for one in study.evaluations if one.task == task]
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-        table.add_column("", no_wrap=True)
-        for one in group:
-            table.add_column(printable(one.label), no_wrap=True)
         columns = [{line.metric: line for line in lines(one, k)} for one in group]
-        for name in dict.fromkeys(metric for column in columns for metric in column):
-            table.add_row(name, *(_cell(column.get(name)) for column in columns))
+        tables = [_estimates([printable(one.label) for one in group], columns, is_narrow=narrow) for narrow in (False, True)]
         sizes = " / ".join(f"{len(one.samples)} x {one.n}" for one in group)
         # Two sets of arguments of one task are told apart by all of them.
         is_clear = len({one.task for one in study.evaluations if one.title == group[0].title}) == 1
         title = printable(group[0].title if is_clear else task)
-        parts += ["", Text(f"{title}: {sizes} problems x samples", style="bold"), table]
+        parts += ["", Text(f"{title}: {sizes} problems x samples", style="bold"), Fitting(*tables)]
     if study.matched:
-        parts += ["", Text("at equal tokens", style="bold"), _matched(study.matched)]
+        parts += ["", Text("at equal tokens", style="bold"), Fitting(_matched(study.matched), _matched_lines(study.matched))]
     claims = [(one.sentence, one.p < 0.05) for one in study.comparisons] + [
         (one.sentence, one.p < 0.05) for one in study.templates
     ]
@@ -49,13 +46,59 @@ def study_table(study: Study, k: Sequence[int]) -> RenderableType:
     return Group(*parts)
 
 
-def _cell(line: Line | None) -> str:
+@dataclass(frozen=True, slots=True)
+class Fitting:
+    """`wide` where it fits into the terminal, and else `narrow`: what is cut off cannot be read."""
+
+    wide: RenderableType
+    narrow: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        from rich.measure import Measurement
+
+        needed = Measurement.get(console, options.update(width=_ANY_WIDTH), self.wide).maximum
+        yield self.wide if needed <= options.max_width else self.narrow
+
+
+def _estimates(labels: Sequence[str], columns: Sequence[Mapping[str, Line]], *, is_narrow: bool) -> RenderableType:
+    """A column for each evaluation; narrow ones have the interval below the value."""
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    table.add_column("", no_wrap=True)
+    for label in labels:
+        table.add_column(label, no_wrap=not is_narrow, overflow="fold")
+    for name in dict.fromkeys(metric for column in columns for metric in column):
+        table.add_row(name, *(_cell(column.get(name), "\n " if is_narrow else " ") for column in columns))
+    return table
+
+
+def _cell(line: Line | None, before_interval: str) -> str:
     if line is None:
         return ""
     if line.metric == "tokens":
         return f"{line.mean:.1f}"
-    interval = "" if line.low is None or line.high is None else f" [{line.low:.1%}, {line.high:.1%}]"
-    return f"{line.mean:6.1%}{interval}"
+    if line.low is None or line.high is None:
+        return f"{line.mean:6.1%}"
+    digits = 0 if "\n" in before_interval else 1
+    return f"{line.mean:6.1%}{before_interval}[{line.low:.{digits}%}, {line.high:.{digits}%}]"
+
+
+def _matched_lines(matched: Sequence[TokenMatch]) -> RenderableType:
+    from rich.console import Group
+    from rich.text import Text
+
+    from rlvr.evaluation.printable import printable
+
+    lines = []
+    for one in matched:
+        found = one.test.difference
+        lines.append(
+            f"{one.tokens:,.0f} tokens a problem: {printable(one.base)} {one.base_value:.1%} ({one.base_k:.1f} samples), "
+            f"{printable(one.other)} {one.other_value:.1%} ({one.other_k:.1f}): {found.mean * 100:+.1f} points "
+            f"[{found.low * 100:+.1f}, {found.high * 100:+.1f}], p = {one.test.p:.3f}"
+        )
+    return Group(*map(Text, lines))
 
 
 def _matched(matched: Sequence[TokenMatch]) -> RenderableType:

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from rlvr.cli.main import main
 from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
@@ -71,3 +72,22 @@ def test_what_cannot_be_read_is_said_and_the_rest_is_shown(
 def test_nothing_that_can_be_read_is_a_usage_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", str(tmp_path / "gone")]) == 2
     assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [80, 60])
+def test_nothing_is_cut_off_in_a_narrow_terminal(
+    width: int, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ["base", "seed-0-step-24", "seed-1-step-24", "seed-2-step-24"]
+    for count, name in enumerate(names):
+        write_rollouts(tmp_path / name / "samples.jsonl.gz", rows({str(i): count for i in range(20)}))
+    monkeypatch.setattr("rlvr.cli.live.console_for_tables", lambda: Console(width=width))
+    assert main(["compare", *(str(tmp_path / name) for name in names)]) == 0
+    printed = capsys.readouterr().out
+    assert "…" not in printed
+    assert max(map(len, printed.splitlines())) <= width
+    assert "[" in printed
+    text = " ".join(printed.split())
+    assert "tokens a problem: base" in text
+    for word in ("pass@1", "maj@4", "pass^4", "truncated", "unscored", "50.0%", "75.0%"):
+        assert word in text
