@@ -137,6 +137,8 @@ class RlLoop:
             raise TrainingError(found.failure)
         metrics = _metrics(found) | self._held_out | {"solve_rate_surprise": self._solve_rates.surprise(found.groups, step)}
         metrics |= self._curriculum.metrics(step)
+        metrics |= self._collector.stages.metrics()
+        self._collector.observe(found.tally.correct_share if found.tally.scored else None)
         self._solve_rates.observe_groups(found.groups, step)
         if self._recipe.env is not None and self._recipe.env.tools:
             metrics |= found.tally.call_fields()
@@ -188,6 +190,7 @@ class RlLoop:
             "solve_rates": self._solve_rates.state_dict(),
             "collector": self._collector.state_dict(),
             "drought": self._drought.steps,
+            "stages": self._collector.stages.state_dict(),
         }
         if self._stopping is not None:  # between this checkpoint and the summary the process may be killed
             state["stopped_by"] = {"rule": self._stopping.rule, "early_end": self.early_end}
@@ -202,6 +205,8 @@ class RlLoop:
         if "collector" in state:
             self._collector.load_state_dict(state["collector"])
             self._drought.steps = state["drought"]
+        if "stages" in state:
+            self._collector.restore_stages(state["stages"])
         if "solve_rates" in state:
             self._solve_rates.load_state_dict(state["solve_rates"])
         # Who takes the rule out of health.stop wants the run to go on.

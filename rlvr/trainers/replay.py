@@ -22,6 +22,7 @@ from rlvr.trainers.batch import build_batch, fill_advantages, rollout_advantages
 from rlvr.trainers.group_filters import GroupFilter, build_filters
 from rlvr.trainers.plan import algorithm_of, sampling_of
 from rlvr.trainers.rollouts import scored_group, shape_group
+from rlvr.trainers.shaping.stages import at_stage
 from rlvr.types import JSON, Group, Rollout
 from rlvr.verifiers.compose import weighted_reward
 from rlvr.verifiers.runner import Grader, WeightedVerifier
@@ -106,6 +107,7 @@ class _Setup:
     algorithm: Algorithm
     filters: dict[str, GroupFilter]
     group_size: int
+    stage_of: dict[int, int]  # of a shape that goes by accuracy, by step
     weights: dict[str, float]
     grader: Grader | None = None
 
@@ -129,7 +131,8 @@ def replay(run: str | Path, changes: Sequence[str], *, steps: Sequence[int] = ()
             raise ConfigError(f"{change}: stored rollouts stay as they are under it; a replay changes {', '.join(CHANGES)}")
     old, new = (_recipe(folder, some) for some in ((), overrides))
     regrades = old.verifiers != new.verifiers
-    before, after = _setup(old, regrades=False), _setup(new, regrades=regrades)
+    stages = {int(row["step"]): int(row["shape_stage"]) for row in folder.metrics() if "shape_stage" in row}
+    before, after = _setup(old, stages, regrades=False), _setup(new, stages, regrades=regrades)
     chosen = list(steps) or folder.steps()
     if not chosen:
         raise EvaluationError(f"{folder.path} holds no rollouts of training steps to replay")
@@ -210,7 +213,7 @@ async def _one_step(
 
 def _advantages(groups: Sequence[Group], setup: _Setup, step: int) -> list[float | None]:
     """Of every rollout in order; None where it is not learned from. Shapes the rewards in place, as the trainer does."""
-    algorithm = setup.algorithm.at_step(step - 1)
+    algorithm = at_stage(setup.algorithm, setup.stage_of.get(step, 0)).at_step(step - 1)
     kept = [scored_group(group) for group in groups if shape_group(group, algorithm, setup.filters, setup.group_size) is None]
     kept = [group for group in kept if group.rollouts]
     found: dict[int, float] = {}
@@ -252,7 +255,7 @@ def _recipe(folder: RunFolder, overrides: Sequence[str]) -> RunConfig:
     return recipe
 
 
-def _setup(recipe: RunConfig, *, regrades: bool) -> _Setup:
+def _setup(recipe: RunConfig, stages: dict[int, int], *, regrades: bool) -> _Setup:
     algorithm = algorithm_of(recipe)
     assert algorithm is not None, "a recipe of reinforcement learning has an algorithm"
     if algorithm.needs_policy_logprobs or algorithm.critic:
@@ -266,7 +269,9 @@ def _setup(recipe: RunConfig, *, regrades: bool) -> _Setup:
     weights = {name: float(one["weight"]) for name, one in grader.provenance().items()}
     if regrades:
         grader.prepare()
-    return _Setup(algorithm, build_filters(recipe.filters), recipe.rollout.group_size, weights, grader if regrades else None)
+    return _Setup(
+        algorithm, build_filters(recipe.filters), recipe.rollout.group_size, stages, weights, grader if regrades else None
+    )
 
 
 def _long(change: str) -> str:

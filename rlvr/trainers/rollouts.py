@@ -20,6 +20,7 @@ from rlvr.seeding import Part
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.group_filters import GroupFilter, build_filters
 from rlvr.trainers.model.distributed import World
+from rlvr.trainers.shaping.stages import Stages
 from rlvr.types import Group, Problem, Sampling
 
 NO_SIGNAL = "no_signal"  # what the algorithm drops
@@ -93,7 +94,9 @@ class Collector:
     ) -> None:
         self._runner = runner
         self._curriculum = curriculum
-        self._algorithm = algorithm
+        self._unstaged = algorithm
+        self._stages = Stages(algorithm)
+        self._algorithm = self._stages.apply(algorithm)
         self._recipe = recipe
         self._sampling = sampling
         self._world = world
@@ -137,6 +140,19 @@ class Collector:
         self._surplus += [(step, group) for group in found.held]
         self._curriculum.observe(found.groups, step)
         return found
+
+    def observe(self, correct_share: float | None) -> None:
+        """What share of a step's rollouts was correct: a shape that goes by accuracy may move on with the next step."""
+        self._stages.observe(correct_share)
+        self._algorithm = self._stages.apply(self._unstaged)
+
+    @property
+    def stages(self) -> Stages:
+        return self._stages
+
+    def restore_stages(self, state: Mapping[str, Any]) -> None:
+        self._stages.load_state_dict(state)
+        self._algorithm = self._stages.apply(self._unstaged)
 
     def state_dict(self) -> dict[str, Any]:
         """Numbers and text: a group that waits is part of what comes next, and a checkpoint holds no objects of ours."""

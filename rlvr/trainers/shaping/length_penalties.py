@@ -161,20 +161,31 @@ class TokenCost:
 class GrowingLimit:
     """The soft overlong punishment at a limit that grows: `limits[stage]` tokens, a stage lasting `stage_steps` steps.
 
-    The last limit stays. Generation still stops at `rollout.max_tokens`, which should be the last limit; `buffer=None` is 20 % of
-    each limit. Without a step (outside of training) the last limit holds.
+    With `above` a stage lasts until accuracy was at least that on average over the last `stage_steps` of its steps, and the
+    limits may also fall: less is allowed as soon as the present length is mastered.
+
+    The last limit stays. Generation still stops at `rollout.max_tokens`, which should be the largest limit; `buffer=None` is 20 %
+    of each limit. Without a step (outside of training) the last limit holds.
 
     Source: Kimi k1.5, arXiv:2501.12599, and the RLHF book's account of it: the allowed length is progressively expanded against
-    overthinking. Neither gives a formula; the stages are ours, the punishment is DAPO's (arXiv:2503.14476, eq. 13).
+    overthinking. Neither gives a formula; the stages are ours, the punishment is DAPO's (arXiv:2503.14476, eq. 13). Limits that
+    fall in stages: ThinkPrune, arXiv:2504.01296, which cuts at the limit instead.
     """
 
     limits: tuple[int, ...] = (1024, 2048, 4096, 8192)
     stage_steps: int = 100
     buffer: int | None = None
+    above: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.limits or min(self.limits) < 1 or list(self.limits) != sorted(self.limits):
-            raise ConfigError(f"growing_limit.limits = {list(self.limits)}; give tokens, 1 or more, that never fall")
+        ordered = sorted(self.limits)
+        is_ordered = list(self.limits) == ordered or (self.above is not None and list(self.limits) == ordered[::-1])
+        if not self.limits or min(self.limits) < 1 or not is_ordered:
+            raise ConfigError(
+                f"growing_limit.limits = {list(self.limits)}; give tokens, 1 or more, that never fall, or with `above` never rise"
+            )
+        if self.above is not None and not 0.0 < self.above <= 1.0:
+            raise ConfigError(f"growing_limit.above = {self.above}; give the share of correct responses, above 0 and up to 1")
         if self.stage_steps < 1:
             raise ConfigError(f"growing_limit.stage_steps = {self.stage_steps}; give the steps of a stage, 1 or more")
         for limit in self.limits:
@@ -184,8 +195,15 @@ class GrowingLimit:
         """Tokens allowed after `step` finished steps; never falls."""
         return self.limits[min(step // self.stage_steps, len(self.limits) - 1)]
 
-    def at_step(self, step: int, /) -> OverlongPenalty:
-        return OverlongPenalty(self.limit(step), self.buffer)
+    def at_step(self, step: int, /) -> OverlongPenalty | GrowingLimit:
+        return self if self.above is not None else OverlongPenalty(self.limit(step), self.buffer)
+
+    @property
+    def last_stage(self) -> int:
+        return len(self.limits) - 1
+
+    def at_stage(self, stage: int, /) -> OverlongPenalty:
+        return OverlongPenalty(self.limits[min(stage, self.last_stage)], self.buffer)
 
     def __call__(self, group: Group, /) -> list[float | None]:
         return OverlongPenalty(self.limits[-1], self.buffer)(group)
@@ -198,7 +216,11 @@ class GrowingLimit:
 
     @property
     def words(self) -> str:
-        return f"long responses lose up to 1; how long is too long grows every {self.stage_steps} steps"
+        told = "long responses lose up to 1; how long is too long"
+        if self.above is None:
+            return f"{told} grows every {self.stage_steps} steps"
+        change = "grows" if self.limits[-1] >= self.limits[0] else "shrinks"
+        return f"{told} {change} when {self.above:.0%} were correct over {self.stage_steps} steps"
 
 
 @dataclass(frozen=True, slots=True)

@@ -182,6 +182,8 @@ def test_wrong_constants_are_refused() -> None:
         lambda: TokenCost(0),
         lambda: GrowingLimit(()),
         lambda: GrowingLimit((8, 4)),
+        lambda: GrowingLimit((8, 4, 6), above=0.5),
+        lambda: GrowingLimit((4, 8), above=0.0),
         lambda: GrowingLimit((0, 4)),
         lambda: GrowingLimit((4,), 0),
         lambda: GrowingLimit((4, 8), buffer=5),
