@@ -23,6 +23,9 @@ from rlvr import config
 from rlvr.cli.main import VERBS
 from rlvr.registry import names, resolve
 from rlvr.trainers.shaping.sections import build_shape
+from rlvr.trainers.sizing.devices import machine_named
+from rlvr.trainers.sizing.estimate import Subject, estimate_run
+from rlvr.trainers.sizing.shape import ModelShape
 from rlvr.verifiers.instruction.registry import constraints
 
 HERE = Path(__file__).parent
@@ -103,6 +106,46 @@ def command_line() -> str:
     return "\n\n".join(parts)
 
 
+def scale() -> str:
+    """What `rlvr train --dry-run` estimates for the recipes in examples/scale."""
+    lines = [
+        "| recipe | model | devices | update, GB | generation, GB | a step, s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for recipe, model, machines in _AT_SCALE:
+        for machine in machines:
+            settings: Any = config.load_recipe(HERE.parent / "examples" / "scale" / recipe)
+            shape = _SHAPES[model]
+            adapter = settings.load.lora_rank * shape.layers * _adapter_width(shape)
+            subject = Subject(shape, adapter, adapter, prompt=256, has_reference=False, scoring_passes=0)
+            found = estimate_run(settings, subject, machine_named(machine))
+            fits = "" if found.fits else " (does not fit)"
+            generation = f"{found.memory.generation / 1e9:.0f}" if found.work.is_native else "elsewhere"
+            assert found.time is not None
+            seconds = f"{found.time.total:.0f}" if found.work.is_native else f"{found.time.total:.0f} and generation"
+            cells = (f"`{recipe}`", model, f"{machine}{fits}", f"{found.memory.update / 1e9:.0f}", generation, seconds)
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _adapter_width(shape: ModelShape) -> int:
+    """Inputs and outputs of a layer's seven matrices."""
+    attention = 2 * (shape.hidden + shape.query_width) + 2 * (shape.hidden + shape.kv_width)
+    return attention + 3 * (shape.hidden + shape.intermediate)
+
+
+# Source: config.json of the models.
+_SHAPES = {
+    "Qwen2.5-1.5B": ModelShape(1536, 8960, 28, 12, 2, 128, 151_936, has_query_key_norm=False, is_tied=True, has_bias=True),
+    "Qwen2.5-7B": ModelShape(3584, 18944, 28, 28, 4, 128, 152_064, has_query_key_norm=False, is_tied=False, has_bias=True),
+}
+_AT_SCALE = (
+    ("one-gpu.toml", "Qwen2.5-1.5B", ("rtx-4090", "a100-80gb", "h200")),
+    ("eight-gpus.toml", "Qwen2.5-7B", ("8xa100-40gb", "8xa100-80gb", "8xh100-80gb", "16xh100-80gb")),
+    ("adapter-with-servers.toml", "Qwen2.5-7B", ("a100-80gb", "h100-80gb")),
+)
+
+
 def _command_tables(parser: argparse.ArgumentParser) -> list[str]:
     """The table of a command, then those of its subcommands."""
     rows, inner = [], []
@@ -131,6 +174,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "recipe keys": recipe_keys,
     "command line": command_line,
     "presets": presets,
+    "scale": scale,
     "shapes": shapes,
     "instruction constraints": instruction_constraints,
     "instruction defects": instruction_defects,

@@ -75,10 +75,8 @@ class Estimate:
             yield f"  no estimate of the time: the speed of {device.name!r} is not known here"
         else:
             time, how = self.time, "measured here just now" if device.is_measured else "of its data sheet"
-            yield (
-                f"  a step takes about {time.total:.3g} s: generation {time.generation:.3g}, scoring {time.scoring:.3g}, "
-                f"update {time.update:.3g}"
-            )
+            generation = f"generation {time.generation:.3g}" if self.work.is_native else "generation (elsewhere) not counted"
+            yield f"  a step takes about {time.total:.3g} s: {generation}, scoring {time.scoring:.3g}, update {time.update:.3g}"
             yield f"  (assumed: {UPDATE_SHARE:.0%} of the arithmetic and {DECODE_SHARE:.0%} of the bandwidth {how})"
         yield from self._verdict()
 
@@ -165,7 +163,7 @@ def _step(recipe: RunConfig, subject: Subject, work: Workload, machine: Machine)
     return StepWork(
         rollouts=rollouts,
         prompts=-(-rollouts // rollout.group_size),
-        rows=work.rows,
+        rows=work.rows if work.is_native else 0,
         prompt=subject.prompt,
         completion=rollout.max_tokens or 0,
         passes=recipe.optim.epochs,

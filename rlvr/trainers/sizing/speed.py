@@ -19,7 +19,7 @@ class StepWork:
 
     rollouts: int
     prompts: int  # that differ: rollouts of one problem share a prefill
-    rows: int  # decoded together
+    rows: int  # decoded together; 0: generation is another process's
     prompt: int  # tokens
     completion: int  # tokens
     passes: int  # over the step's tokens with a backward pass
@@ -72,6 +72,8 @@ def decode_seconds(shape: ModelShape, rows: int, length: int, element: int, devi
 
 
 def _generation(shape: ModelShape, work: StepWork, device: Device) -> float:
+    if not work.rows:
+        return 0.0
     mean_length = work.prompt + work.completion // 2
     waves, left = divmod(work.rollouts, work.rows)
     seconds = waves * decode_seconds(shape, work.rows, mean_length, work.element, device)
