@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from rlvr.config import ModelConfig
+from rlvr.engines.memory import within_memory
 from rlvr.errors import CheckpointError, ConfigError, boundary
 
 _WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
@@ -66,7 +67,9 @@ def load_model(path: str | Path, settings: ModelConfig) -> LoadedModel:
             output_loading_info=True,
         )
     _check_weights(source, model, tokenizer, report)
-    with boundary(CheckpointError, f"moving {source!r} to {device}"):
+    smaller = "free the device, use a larger one, or share the model over several processes (load.parallel = fsdp)"
+    doing = f"moving {source!r} to {device}"
+    with boundary(CheckpointError, doing), within_memory(CheckpointError, doing, smaller):
         model.to(device)
     _switch_dropout_off(model)
     return LoadedModel(model.eval(), tokenizer, source, device, precision)

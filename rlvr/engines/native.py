@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from rlvr.engines.load import end_ids
+from rlvr.engines.memory import within_memory
 from rlvr.engines.requests import check_prompt, check_sampling, model_context
 from rlvr.engines.rows import NOT_A_TOKEN, RowTable
 from rlvr.engines.select import choose_decoder
@@ -157,7 +158,8 @@ class NativeEngine:
         """Step until nobody waits, letting other coroutines run between steps."""
         try:
             while self._waiting or self._rows:
-                with boundary(EngineError, f"generating, with {len(self._rows)} rows and {len(self._waiting)} requests waiting"):
+                doing = f"generating, with {len(self._rows)} rows and {len(self._waiting)} requests waiting"
+                with boundary(EngineError, doing), within_memory(EngineError, doing, self._smaller()):
                     self._step()
                 await asyncio.sleep(0)
             if self._decoder.held_bytes() > _KEPT_BYTES:
@@ -175,6 +177,12 @@ class NativeEngine:
             self._waiting.clear()
             self._rows.clear()
             self._table.clear()
+
+    def _smaller(self) -> str:
+        return (
+            f"lower engine.max_rows (it is {self._max_rows}) or the tokens of a rollout (rollout.max_tokens), or share "
+            "what training holds over several processes (load.parallel = fsdp)"
+        )
 
     @torch.no_grad()
     def _step(self) -> None:

@@ -18,6 +18,7 @@ from rlvr.trainers.batch import build_batch, fill_advantages, minibatches
 from rlvr.trainers.loss import LossParts, LossSums, token_losses
 from rlvr.trainers.model.packing import microbatches
 from rlvr.trainers.model.policy import Layout, Policy, Scores
+from rlvr.trainers.model.update import enough_memory
 from rlvr.trainers.run.session import Session
 from rlvr.types import Group, StepBatch
 
@@ -123,9 +124,10 @@ class Learner:
         values = torch.zeros(batch.loss_mask.shape)
         parts = self._microbatches(batch, range(len(batch.lengths)))
         own = world.share(parts)
-        for rows in own:
-            part = score(rows)
-            values[rows, : part.shape[1]] = part.cpu()
+        with enough_memory("scoring a step's rollouts", self._recipe.optim):
+            for rows in own:
+                part = score(rows)
+                values[rows, : part.shape[1]] = part.cpu()
         if self._policy.is_sharded and len(own) * world.size < len(parts):
             score(parts[0])  # the others have one more, and need this rank's part of the weights
         return world.sum(values)

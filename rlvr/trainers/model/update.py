@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,11 +12,21 @@ import torch
 from torch import Tensor
 
 from rlvr.config import OptimConfig
+from rlvr.engines.memory import within_memory
 from rlvr.errors import TrainingError
 from rlvr.trainers.model.distributed import World
 from rlvr.trainers.model.moments import Moments
 from rlvr.trainers.model.optimizer import adamw, clip_gradients, learning_rate, schedule_factor
 from rlvr.trainers.model.policy import Policy
+
+
+def enough_memory(doing: str, settings: OptimConfig) -> AbstractContextManager[None]:
+    """Where the policy computes; TrainingError names the settings when memory runs out."""
+    advice = (
+        f"lower optim.tokens_per_microbatch (it is {settings.tokens_per_microbatch}), set load.gradient_checkpointing = true, "
+        "or hold less: load.precision = bf16, load.lora_rank, or several processes with load.parallel = fsdp (and offload = true)"
+    )
+    return within_memory(TrainingError, doing, advice)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,8 @@ class Updater:
         """
         self._optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        with self._world.together(f"the update of step {step + 1}") if self._policy.is_sharded else nullcontext():
+        together = self._world.together(f"the update of step {step + 1}") if self._policy.is_sharded else nullcontext()
+        with together, enough_memory(f"computing the update of step {step + 1}", self._settings):
             for compute in self._in_step(losses):
                 loss = compute()
                 loss.backward()  # type: ignore[no-untyped-call]
@@ -67,7 +78,8 @@ class Updater:
         lr = self.peak_lr * schedule_factor(self._settings, step, self._steps)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
-        self._optimizer.step()
+        with enough_memory(f"taking the optimizer's step {step + 1}", self._settings):
+            self._optimizer.step()
         return StepStats(total, norm, lr)
 
     def _in_step(self, losses: Iterable[Callable[[], Tensor]]) -> list[Callable[[], Tensor]]:
