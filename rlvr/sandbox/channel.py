@@ -57,7 +57,7 @@ class Frames:
         if length > MAX_HEADER_BYTES:
             raise ChannelLostError(f"an answer's header of {length} bytes")
         try:
-            answer = json.loads(self._take(length, deadline_s))
+            answer = json.loads(self._take(length, deadline_s).decode())
         except (ValueError, RecursionError) as error:
             raise ChannelLostError(f"an answer that cannot be read: {error}") from error
         sizes = answer.get("b", []) if isinstance(answer, dict) else None
@@ -65,7 +65,7 @@ class Frames:
             raise ChannelLostError("an answer that cannot be read: it is no object with the lengths of its parts")
         if sum(sizes) > MAX_BLOB_BYTES:
             raise ChannelLostError(f"an answer of {sum(sizes)} bytes")
-        return answer, [self._take(size, deadline_s) for size in sizes]
+        return answer, [self._take(size, deadline_s) if size else b"" for size in sizes]
 
     def _take(self, count: int, deadline_s: float) -> bytes:
         """The next `count` bytes; all of them within `deadline_s`, however slowly they come."""
@@ -114,7 +114,7 @@ class SocketChannel:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
             self._deadline_s = deadline_s
         try:
-            data = self._socket.recv(1 << 18)
+            data = self._socket.recv(1 << 16)  # a larger buffer would be mapped and unmapped for every answer
         except BlockingIOError as error:
             raise ChannelLostError(f"no answer within {deadline_s:.1f} s") from error
         except OSError as error:

@@ -169,7 +169,7 @@ def _lines(result: bytes, calls: int) -> list[dict[str, JSON]]:
     """
     lines: list[dict[str, JSON]] = []
     nodes = 0
-    for text in result.split(b"\n", calls + 1)[: calls + 1]:
+    for text in result.split(b"\n", calls + 1)[: calls + 1] if result else ():
         nodes += sum(map(text.count, (b",", b"[", b"{")))
         if nodes > MAX_NODES:
             lines.append({"e": {"kind": "ValueError", "message": f"it returned more than {MAX_NODES} values"}})

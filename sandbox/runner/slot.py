@@ -27,6 +27,13 @@ MAX_ERROR_BYTES = 8192
 MAX_HEADER_BYTES = 1 << 16
 MAX_STALE_READS = 64
 INTERRUPT_S = 2.0  # until a cell that was interrupted is killed, on a machine that may be busy
+ANSWER = (  # of an execution; json.dumps would make an encoder each time
+    b'{"st": "%s", "code": %d, "wall": %.6f, "cpu": %.6f, "rss": %d, "left": %d, "oom": %d, "waited": %.3f, '
+    b'"out": %d, "err": %d, "b": [%d, %d, %d]}'
+)
+_scan = (
+    json.JSONDecoder().scan_once
+)  # json.loads without the functions around it, each of which is a page more for a fork to copy
 HANGUP = getattr(select, "POLLRDHUP", 0x2000) | select.POLLHUP | select.POLLERR
 
 
@@ -39,8 +46,8 @@ class Slot:
         self.fork = fork if namespaces is None else namespaces.fork
         self.namespaces = namespaces
         self.session = None
-        self.memory_events = _memory_events()
-        self.kills_before = 0
+        self.memory_counts = _memory_counts()
+        self.kills_before = b""
         self.null = keep(os.open("/dev/null", os.O_RDWR))
         take_low_numbers(self.null)
         users.prepare(folder)
@@ -64,9 +71,9 @@ class Slot:
                     (length,) = struct.unpack("!I", read_exactly(reader, 4))
                     if length > MAX_HEADER_BYTES:
                         return
-                    header = json.loads(read_exactly(reader, length))
+                    header, _ = _scan(read_exactly(reader, length).decode(), 0)
                     payloads = [self._receive(parts) for parts in header["p"]]
-                except (EOFError, ConnectionError, ValueError):
+                except (EOFError, ConnectionError, ValueError, StopIteration):
                     return
                 try:
                     is_answered = self._handle(header, payloads)
@@ -98,9 +105,11 @@ class Slot:
     def _answer(self, described, files=()):
         """`files`: (descriptor, offset, length) of each blob."""
         described["b"] = [length for _, _, length in files]
-        data = json.dumps(described).encode()
-        send_with_files(self.writer, struct.pack("!I", len(data)) + data, files)
+        self._send(json.dumps(described).encode(), files)
         return True
+
+    def _send(self, data, files):
+        send_with_files(self.writer, struct.pack("!I", len(data)) + data, files)
 
     def _handle(self, header, payloads):
         """Whether it was answered; False where nobody waits any more."""
@@ -127,7 +136,7 @@ class Slot:
 
     def _run(self, header, payloads):
         bounds = confine.Bounds(header)
-        self.kills_before = self._memory_kills()
+        self.kills_before = self._memory_events()
         result, out, error = memory_file("result"), memory_file("out"), memory_file("err")
         try:
             stdin = payloads[1] if len(payloads) > 1 else self.null
@@ -138,16 +147,18 @@ class Slot:
             described = self._finish(ended, [child], started, bounds)
             if described is None:
                 return False
-            described["out"], described["err"] = os.fstat(out).st_size, os.fstat(error).st_size
-            limits = ((result, MAX_RESULT_BYTES), (out, bounds.kept_bytes), (error, MAX_ERROR_BYTES))
-            return self._answer(described, [(fd, 0, size_of(fd, limit)) for fd, limit in limits])
+            result_bytes, out_bytes, error_bytes = os.fstat(result).st_size, os.fstat(out).st_size, os.fstat(error).st_size
+            sizes = min(result_bytes, MAX_RESULT_BYTES), min(out_bytes, bounds.kept_bytes), min(error_bytes, MAX_ERROR_BYTES)
+            described = (*described, out_bytes, error_bytes, *sizes)
+            self._send(ANSWER % described, ((result, 0, sizes[0]), (out, 0, sizes[1]), (error, 0, sizes[2])))
+            return True
         finally:
             for fd in (result, out, error):
                 os.close(fd)
 
     def _run_checks(self, header, payloads):
         bounds = confine.Bounds(header)
-        self.kills_before = self._memory_kills()
+        self.kills_before = self._memory_events()
         result, out = memory_file("result"), memory_file("out")
         ours, theirs = (keep(end.detach()) for end in socket.socketpair())
         seed = header.get("seed", 0)
@@ -177,9 +188,10 @@ class Slot:
             described = self._finish(ended, [checking, served], started, bounds, is_cut=is_cut)
             if described is None:
                 return False
-            described["out"], described["err"] = os.fstat(out).st_size, 0
-            limits = ((result, MAX_RESULT_BYTES), (out, bounds.kept_bytes), (out, 0))
-            return self._answer(described, [(fd, 0, size_of(fd, limit)) for fd, limit in limits])
+            out_bytes = os.fstat(out).st_size
+            sizes = size_of(result, MAX_RESULT_BYTES), min(out_bytes, bounds.kept_bytes), 0
+            self._send(ANSWER % (*described, out_bytes, 0, *sizes), ((result, 0, sizes[0]), (out, 0, sizes[1])))
+            return True
         finally:
             for fd in (result, out, ours, theirs):
                 if fd >= 0:
@@ -250,34 +262,21 @@ class Slot:
         if ended == "dropped":
             return None
         code = os.waitstatus_to_exitcode(status)
-        kills = self._memory_kills() - self.kills_before if code or is_cut else 0
+        kills = _memory_kills(self._memory_events()) - _memory_kills(self.kills_before) if code or is_cut else 0
         was_starved = code == -signal.SIGKILL and ended == "ended" and kills
         is_late = ended == "late" or code == -signal.SIGXCPU or (code == -signal.SIGKILL and cpu >= bounds.cpu_s)
-        return {
-            "st": "late" if is_late else "memory" if was_starved else "signal" if code < 0 else "exit",
-            "code": code,
-            "wall": round(wall, 6),
-            "cpu": round(cpu, 6),
-            "rss": int(peak),
-            "left": left,
-            "oom": kills,
-            "waited": round(waited, 3),
-        }
+        state = b"late" if is_late else b"memory" if was_starved else b"signal" if code < 0 else b"exit"
+        return state, code, wall, cpu, peak, left, kills, waited
 
-    def _memory_kills(self):
-        """How many processes the container's memory limit has killed so far; 0 where that cannot be read."""
-        if self.memory_events is None:
-            return 0
-        for line in os.pread(self.memory_events, 4096, 0).splitlines():
-            if line.startswith(b"oom_kill "):
-                return int(line.split()[1])
-        return 0
+    def _memory_events(self):
+        """The kernel's counts as it writes them; nothing where they cannot be read."""
+        return b"" if self.memory_counts is None else os.pread(self.memory_counts, 4096, 0)
 
     def _clean(self):
         """No process and no file of the slot's users may be left. Where nothing is, this costs one wait and two listings."""
         left = reap_all(self.users)
         for folder, is_own in ((self.folder, True), (SHARED_MEMORY, False)):
-            if self.users.has_files(folder, is_own=is_own):
+            if os.listdir(folder) and self.users.has_files(folder, is_own=is_own):
                 self.users.wipe(folder)
                 if self.users.has_files(folder, is_own=is_own):  # nothing else may run in here
                     raise UnkillableError(f"files of a submission cannot be removed from {folder}")
@@ -387,7 +386,7 @@ class Slot:
         self._clean()
 
 
-def _memory_events():
+def _memory_counts():
     """The file in which the kernel counts what the container's memory limit kills (cgroup v2, then v1); None without one."""
     for path in ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"):
         try:
@@ -395,6 +394,11 @@ def _memory_events():
         except OSError:
             continue
     return None
+
+
+def _memory_kills(events):
+    """How many processes the container's memory limit has killed so far."""
+    return sum(int(line.split()[1]) for line in events.splitlines() if line.startswith(b"oom_kill "))
 
 
 def _waited(pid):

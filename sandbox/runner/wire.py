@@ -10,6 +10,7 @@ import os
 LOWEST_KEPT = 10  # children use 0 to 5; whatever the server keeps lies above
 
 _chunk = bytearray(1 << 17)
+_view = memoryview(_chunk)
 _zeros = bytes(1 << 17)
 
 
@@ -52,10 +53,9 @@ def memory_file(name: str) -> int:
 
 def receive_into(reader: int, file: int, limit: int) -> int:
     """Move at most `limit` bytes from a stream to a file; returns how many, 0 where the stream ended."""
-    view = memoryview(_chunk)
-    count = os.readv(reader, [view[: min(limit, len(_chunk))]])
+    count = os.readv(reader, [_view[:limit]])
     try:
-        write_all(file, view[:count])
+        write_all(file, _view[:count])
     finally:
         _chunk[:count] = _zeros[:count]
     return count
@@ -63,7 +63,9 @@ def receive_into(reader: int, file: int, limit: int) -> int:
 
 def send_with_files(writer: int, head: bytes, files: list[tuple[int, int, int]]) -> None:
     """Send `head` and then parts of files: (descriptor, offset, length). A file that has become shorter ends in zeros."""
-    total = sum(length for _, _, length in files)
+    total = 0
+    for _, _, length in files:
+        total += length
     if total > len(_chunk):
         write_all(writer, head)
         for fd, offset, length in files:
@@ -73,17 +75,16 @@ def send_with_files(writer: int, head: bytes, files: list[tuple[int, int, int]])
                     sent = os.write(writer, _zeros[:length])
                 offset, length = offset + sent, length - sent
         return
-    view = memoryview(_chunk)
+    at = 0
     try:
-        at = 0
         for fd, offset, length in files:
             if length:
-                os.preadv(fd, [view[at : at + length]], offset)
-            at += length
-        sent = os.writev(writer, [head, view[:at]])
+                os.preadv(fd, [_view[at : at + length]], offset)
+                at += length
+        sent = os.writev(writer, [head, _view[:at]])
         if sent < len(head) + at:
             write_all(writer, head[sent:])
-            write_all(writer, view[max(sent - len(head), 0) : at])
+            write_all(writer, _view[max(sent - len(head), 0) : at])
     finally:
         _chunk[:total] = _zeros[:total]
 
