@@ -33,7 +33,7 @@ ANSWER = (  # of an execution; json.dumps would make an encoder each time
 )
 _scan = (
     json.JSONDecoder().scan_once
-)  # json.loads without the functions around it, each of which is a page more for a fork to copy
+)  # json.loads without the functions around it: pages that a fork copies
 HANGUP = getattr(select, "POLLRDHUP", 0x2000) | select.POLLHUP | select.POLLERR
 
 
