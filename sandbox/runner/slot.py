@@ -31,9 +31,7 @@ ANSWER = (  # of an execution; json.dumps would make an encoder each time
     b'{"st": "%s", "code": %d, "wall": %.6f, "cpu": %.6f, "rss": %d, "left": %d, "oom": %d, "waited": %.3f, '
     b'"out": %d, "err": %d, "b": [%d, %d, %d]}'
 )
-_scan = (
-    json.JSONDecoder().scan_once
-)  # json.loads without the functions around it: pages that a fork copies
+_scan = json.JSONDecoder().scan_once  # json.loads, without the functions around it
 HANGUP = getattr(select, "POLLRDHUP", 0x2000) | select.POLLHUP | select.POLLERR
 
 
