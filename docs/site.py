@@ -6,15 +6,16 @@ of the site here, and links between all of them are written as the site needs th
 
 from __future__ import annotations
 
+import logging
 import posixpath
 import re
 from pathlib import Path
 from typing import Any
 
-from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).parents[1]
+LOG = logging.getLogger("mkdocs.hooks")  # what is written here counts as a warning of MkDocs
 ELSEWHERE = {
     "CHANGELOG.md": "changelog.md",
     "CONTRIBUTING.md": "contributing.md",
@@ -25,7 +26,9 @@ ELSEWHERE = {
     **{f"tasks/{page.parent.name}/README.md": f"tasks/{page.parent.name}.md" for page in sorted(ROOT.glob("tasks/*/README.md"))},
 }
 # A fence and what is in it, or a link: links inside fences are text.
-FENCE_OR_LINK = re.compile(r"^(?P<fence>```.*?^```)|\]\((?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)", re.DOTALL | re.MULTILINE)
+FENCE_OR_LINK = re.compile(
+    r"^(?P<fence>```.*?^```)|(?P<text>\[[^\[\]]*)?\]\((?P<path>[^)\s#:]+)(?P<anchor>#[^)\s]*)?\)", re.DOTALL | re.MULTILINE
+)
 
 
 def on_config(config: Any) -> Any:
@@ -49,17 +52,19 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     source = next((path for path, name in ELSEWHERE.items() if name == here), f"docs/{here}")
 
     def rewritten(match: re.Match[str]) -> str:
+        text = match["text"] or ""
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match["path"] or ""))
         if match["fence"]:
             return match[0]
-        target = posixpath.normpath(posixpath.join(posixpath.dirname(source), match["path"]))
         if target in ELSEWHERE:
             name = ELSEWHERE[target]
         elif target.startswith("docs/"):
             name = target.removeprefix("docs/")
+        elif text and (ROOT / target).exists():
+            return text.removeprefix("[")  # a file or folder of the repository, which the site does not have
         else:
-            raise PluginError(
-                f"{source} links to {target}, which is no page of the site; name it in docs/site.py, or do not link"
-            )
-        return f"]({posixpath.relpath(name, posixpath.dirname(here) or '.')}{match['anchor'] or ''})"
+            LOG.warning(f"{source} links to {target}, which is neither a page of the site nor a file of the repository")
+            return match[0]
+        return f"{text}]({posixpath.relpath(name, posixpath.dirname(here) or '.')}{match['anchor'] or ''})"
 
     return FENCE_OR_LINK.sub(rewritten, markdown)
