@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     found = loaded.evaluations
     most = max(one.n for one in found)
     k = sizes_of(args.k) if args.k else tuple(size for size in (1, 4, 16, 64, 256) if size <= most)
-    study = compare(found, args.metric or ("pass@1",), scorer=args.scorer)
+    study = compare(found, args.metric or ("pass@1",), scorer=args.scorer, k=k if args.k else ())
     if args.export:
         export(args.export, study, k)
     if args.json:

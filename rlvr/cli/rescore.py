@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
 
         console_for_tables().print(rescore_table(report, args.examples))
     failed = sum(count for (_, new), count in report.transitions.items() if new == "verifier_error")
-    return 3 if failed and failed == report.rollouts else 0
+    return 3 if report.failures or (failed and failed == report.rollouts) else 0
 
 
 def _rescored(args: argparse.Namespace) -> RescoreReport:
@@ -101,6 +101,7 @@ def rescore_table(report: RescoreReport, examples: int) -> RenderableType:
     parts: list[RenderableType] = ["", title, "", _matrix(report)]
     if report.evaluations:
         parts += ["", _measurements(report.evaluations)]
+    parts += [Text(printable(failure), style="bold red") for failure in report.failures]
     shown = _one_of_each_change(report.flips, examples)
     for flip in shown:
         parts += ["", *_example(flip)]

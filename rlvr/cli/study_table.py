@@ -88,6 +88,7 @@ def _matched_lines(matched: Sequence[TokenMatch]) -> RenderableType:
     from rich.console import Group
     from rich.text import Text
 
+    from rlvr.evaluation.paired import p_text
     from rlvr.evaluation.printable import printable
 
     lines = []
@@ -96,7 +97,7 @@ def _matched_lines(matched: Sequence[TokenMatch]) -> RenderableType:
         lines.append(
             f"{one.tokens:,.0f} tokens a problem: {printable(one.base)} {one.base_value:.1%} ({one.base_k:.1f} samples), "
             f"{printable(one.other)} {one.other_value:.1%} ({one.other_k:.1f}): {found.mean * 100:+.1f} points "
-            f"[{found.low * 100:+.1f}, {found.high * 100:+.1f}], p = {one.test.p:.3f}"
+            f"[{found.low * 100:+.1f}, {found.high * 100:+.1f}], {p_text(one.test.p)}"
         )
     return Group(*map(Text, lines))
 
@@ -104,6 +105,7 @@ def _matched_lines(matched: Sequence[TokenMatch]) -> RenderableType:
 def _matched(matched: Sequence[TokenMatch]) -> RenderableType:
     from rich.table import Table
 
+    from rlvr.evaluation.paired import p_text
     from rlvr.evaluation.printable import printable
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
@@ -116,5 +118,5 @@ def _matched(matched: Sequence[TokenMatch]) -> RenderableType:
             for label, value, k in ((one.base, one.base_value, one.base_k), (one.other, one.other_value, one.other_k))
         )
         gain = f"{found.mean * 100:+.1f} [{found.low * 100:+.1f}, {found.high * 100:+.1f}]"
-        table.add_row(f"{one.tokens:,.0f}", sides, gain, f"{one.test.p:.3f}")
+        table.add_row(f"{one.tokens:,.0f}", sides, gain, p_text(one.test.p).removeprefix("p ").removeprefix("= "))
     return table

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlvr.cli.view_web import add_web_arguments, check_no_web, run_web
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, EvaluationError, RlvrError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -82,8 +82,19 @@ def _open(path: Path, step: int | None) -> tuple[str, Iterator[StoredRollout]]:
     steps = folder.steps()
     if not steps:
         raise ConfigError(f"{path} holds no rollouts")
-    chosen = steps[-1] if step is None else step
-    return f"{path}, step {chosen} of {steps[-1]}", folder.rollouts(chosen)
+    if step is not None:
+        return f"{path}, step {step} of {steps[-1]}", folder.rollouts(step)
+    # A killed process may leave its newest file cut off; the one before it still says something.
+    damaged: list[RlvrError] = []
+    for chosen in reversed(steps):
+        try:
+            found = list(folder.rollouts(chosen))
+        except EvaluationError as error:
+            damaged.append(error)
+            continue
+        left_out = f" ({damaged[0]})" if damaged else ""
+        return f"{path}, step {chosen} of {steps[-1]}{left_out}", iter(found)
+    raise damaged[0]
 
 
 def _is_wanted(stored: StoredRollout, problem: str | None, outcome: str | None) -> bool:

@@ -115,10 +115,13 @@ class Study:
         }
 
 
-def compare(evaluations: Sequence[Evaluation], metrics: Sequence[str] = ("pass@1",), *, scorer: str = "") -> Study:
+def compare(
+    evaluations: Sequence[Evaluation], metrics: Sequence[str] = ("pass@1",), *, scorer: str = "", k: Sequence[int] = ()
+) -> Study:
     """Hold every evaluation against the first of its task.
 
-    Evaluations of different tasks are not compared, and the notes say so. Problems that only one has are left out.
+    Evaluations of different tasks are not compared, and the notes say so. Problems that only one has are left out. `k` are sizes
+    that somebody wants to see: a note names those for which there are too few samples.
 
     Raises:
         ConfigError: two evaluations have one label, or a metric is none.
@@ -131,6 +134,11 @@ def compare(evaluations: Sequence[Evaluation], metrics: Sequence[str] = ("pass@1
     for one in evaluations:
         groups.setdefault(one.task, []).append(one)
     notes = [note for one in evaluations for note in one.notes]
+    if len(groups) > 1:
+        notes.append(f"evaluations of different tasks are held apart, never compared: {', '.join(groups)}")
+    for size in sorted(set(k)):
+        if few := [f"{one.label} ({one.n})" for one in evaluations if one.n < size]:
+            notes.append(f"k = {size} needs {size} samples of a problem, and is left out where there are fewer: {', '.join(few)}")
     found: list[Comparison] = []
     matched: list[TokenMatch] = []
     spreads: list[TemplateSpread] = []
@@ -194,7 +202,12 @@ def _differences(base: Evaluation, other: Evaluation) -> list[str]:
         notes.append(f"{pair} share {both} problems; {left_out} that only one has are left out of their comparison")
     if base.n != other.n:
         notes.append(f"{pair} have {base.n} and {other.n} samples of a problem; unbiased, but not equally sharp")
+    is_varied = [bool(one.about.get("other_numbers")) for one in (base, other)]
+    if is_varied[0] != is_varied[1]:
+        notes.append(f"{other.label if is_varied[1] else base.label} was asked the same problems with other numbers")
     for key in MUST_AGREE:
+        if key == "problems_sha256" and is_varied[0] != is_varied[1]:
+            continue
         values = [one.about.get(key) for one in (base, other)]
         if None not in values and not (key == "problems_sha256" and left_out) and values[0] != values[1]:
             notes.append(f"{pair} differ in {key}: {_short(values[0])} and {_short(values[1])}; the difference may be due to it")

@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -186,8 +186,9 @@ def _read(path: Path, label: str, about: Mapping[str, JSON]) -> Evaluation:
     greedy: dict[str, float] = {}
     known: dict[str, JSON] = {}
     rows = damaged = 0
+    cuts: list[str] = []
     with boundary(EvaluationError, f"stored rollouts in {path} cannot be read"):
-        for row in _rows(path):
+        for row in _rows(path, lambda: cuts.append(f"{path} ends in the middle: what stands before it was read")):
             if row is None:
                 damaged += 1
                 continue
@@ -201,12 +202,12 @@ def _read(path: Path, label: str, about: Mapping[str, JSON]) -> Evaluation:
                 greedy[rollout.problem.id] = float(rollout.is_correct)
     if not samples:
         raise ConfigError(f"{path} holds no sampled rollouts" + (f", and {damaged} damaged lines" if damaged else ""))
-    notes = (f"{path}: {damaged} damaged lines were left out",) if damaged else ()
+    notes = (*cuts, *((f"{path}: {damaged} damaged lines were left out",) if damaged else ()))
     return Evaluation(label, {**known, **about}, samples, greedy, notes)
 
 
-def _rows(path: Path) -> Iterator[dict[str, Any] | None]:
-    for line in read_lines(path):
+def _rows(path: Path, on_cut: Callable[[], None]) -> Iterator[dict[str, Any] | None]:
+    for line in read_lines(path, on_cut):
         try:
             row = json.loads(line)
         except json.JSONDecodeError:

@@ -6,7 +6,7 @@ import gzip
 import json
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from io import BufferedWriter
 from pathlib import Path
@@ -171,16 +171,19 @@ def read_rollouts(path: str | Path) -> Iterator[StoredRollout]:
             yield StoredRollout(rollout_from_json(row), row["provenance"])
 
 
-def read_lines(path: str | Path) -> Iterator[bytes]:
-    """Whole lines of a file of rollouts, as far as it is undamaged: what a killed process left may end anywhere."""
+def read_lines(path: str | Path, on_cut: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+    """Whole lines of a file of rollouts, as far as it is undamaged; `on_cut` hears where it ends in the middle, as a killed
+    process leaves it."""
     path = Path(path)
     with path.open("rb") as raw, gzip.GzipFile(fileobj=raw) if ".gz" in path.suffixes else raw as file:
         try:
             for line in file:
                 if line.endswith(b"\n"):
                     yield line
+                else:
+                    on_cut()
         except (EOFError, OSError, zlib.error):
-            return
+            on_cut()
 
 
 def _open_text(path: Path) -> TextIO:

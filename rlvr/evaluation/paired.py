@@ -105,12 +105,20 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def p_text(p: float) -> str:
+    """
+    >>> p_text(0.0004), p_text(0.05)
+    ('p < .001', 'p = .050')
+    """
+    return "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".", 1)
+
+
 def sentence(test: PairedTest, *, base: str, other: str, samples: int, p: float | None = None) -> str:
     """What may be claimed, in words. `p` replaces the test's own where several comparisons were made."""
     p = test.p if p is None else p
     found, problems = test.difference, test.difference.n_problems
     points = f"{found.mean * 100:+.1f} points [{found.low * 100:+.1f}, {found.high * 100:+.1f}]"
-    said = "p < .001" if p < 0.001 else f"p = {p:.3f}".replace("0.", ".", 1)
+    said = p_text(p)
     setting = f"{problems} problem{'s' * (problems != 1)} x {samples} sample{'s' * (samples != 1)}"
     if p < ALPHA:
         return f"{other} is {'better' if found.mean > 0 else 'worse'} than {base}: {points}, {said}, {setting}"

@@ -18,7 +18,7 @@ from rlvr.evaluation.health.watch import Finding, stored_findings
 from rlvr.evaluation.printable import printable_html
 from rlvr.evaluation.report_curves import curves
 from rlvr.evaluation.report_reward import length_histogram, reward_breakdown
-from rlvr.evaluation.report_samples import samples
+from rlvr.evaluation.report_samples import ends_of, samples
 from rlvr.evaluation.run_folder import Readable, RunFolder, open_run
 from rlvr.evaluation.statistics import is_finite_number
 
@@ -99,13 +99,18 @@ def render_report(folder: RunFolder) -> Rendered:
     environment: dict[str, Any] = reading.of({}, folder.environment)
     evaluations: dict[int, dict[str, Any]] = reading.of({}, folder.evaluations)
     findings = stored_findings(folder.path / "metrics.jsonl")
-    spreads = [reading.of("", lambda: length_histogram(folder)), _difficulty(reading.of([], folder.solve_rates))]
-    shown = reading.of("", lambda: samples(folder, findings))
+
+    def damaged(error: EvaluationError) -> None:
+        reading.problems.append(str(error))
+
+    stored = ends_of(folder, damaged)
+    spreads = [length_histogram(stored), _difficulty(reading.of([], folder.solve_rates))]
+    shown = samples(folder, stored, findings, damaged)
     body = [
         f"<h1>{printable_html(title)}</h1>",
         f'<p class="lead">{printable_html(_subtitle(recipe, metrics))}</p>',
         f'<p class="note">Ended early: {printable_html(str(summary["early_end"]))}</p>' if summary.get("early_end") else "",
-        problems_html(reading.problems),
+        problems_html(list(dict.fromkeys(reading.problems))),
         _tiles(rows, summary, metrics),
         _health(findings),
         _table(rows),
@@ -117,7 +122,7 @@ def render_report(folder: RunFolder) -> Rendered:
         record("Environment", json.dumps(environment, indent=2) if environment else ""),
         f"<footer>{printable_html(str(folder.path))}</footer>",
     ]
-    return Rendered(page(f"{title} · rlvr", body), tuple(reading.problems))
+    return Rendered(page(f"{title} · rlvr", body), tuple(dict.fromkeys(reading.problems)))
 
 
 def page(title: str, body: Sequence[str]) -> str:

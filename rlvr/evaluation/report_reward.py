@@ -9,7 +9,7 @@ from typing import Any
 
 from rlvr.evaluation.charts import paired_histogram
 from rlvr.evaluation.printable import printable_html
-from rlvr.evaluation.run_folder import RunFolder
+from rlvr.evaluation.report_samples import Ends
 from rlvr.evaluation.statistics import is_finite_number
 
 _PREFIX = "verifier_"
@@ -49,18 +49,12 @@ def reward_breakdown(metrics: Sequence[Mapping[str, float]], recipe: Mapping[str
     )
 
 
-def length_histogram(folder: RunFolder) -> str:
-    """How long the responses of the first and the last stored step are; empty where there is only one, or none.
-
-    Raises:
-        EvaluationError: a file is damaged.
-    """
-    steps = folder.steps()
-    if len(steps) < 2:
+def length_histogram(stored: Ends | None) -> str:
+    """How long the responses of the first and the last stored step are; empty where there is only one, or none."""
+    if stored is None or not stored.first or not stored.last:
         return ""
-    first, last = ([float(one.rollout.completion_tokens) for one in folder.rollouts(step)] for step in (steps[0], steps[-1]))
-    if not first or not last:
-        return ""
+    first, last = ([float(one.rollout.completion_tokens) for one in step] for step in (stored.first, stored.last))
+    steps = (stored.first_step, stored.last_step)
     title = "Response length, tokens"
     ends = f'<span class="key before"></span>step {steps[0]} <span class="key after"></span>step {steps[-1]}'
     key = f'<span class="last">{ends}</span>'

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from rlvr.errors import EvaluationError
 from rlvr.evaluation.health.watch import Finding
 from rlvr.evaluation.ledger import StoredRollout, read_rollouts
 from rlvr.evaluation.printable import printable_html
@@ -29,26 +30,60 @@ class Shown:
     why: str = ""
 
 
-def samples(folder: RunFolder, findings: Sequence[Finding] = ()) -> str:
-    """HTML of sample rollouts; empty if the run stored none.
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The rollouts of the first and the last step that can be read; `first` is empty where there is one such step alone."""
 
-    Raises:
-        EvaluationError: a file is damaged.
-    """
+    first_step: int
+    first: Sequence[StoredRollout]
+    last_step: int
+    last: Sequence[StoredRollout]
+
+
+def ends_of(folder: RunFolder, on_damaged: Callable[[EvaluationError], None] = lambda error: None) -> Ends | None:
+    """None where no step is stored, or none can be read; `on_damaged` hears of every file that cannot."""
+
+    def first_readable(steps: Iterable[int]) -> tuple[int, list[StoredRollout]] | None:
+        for step in steps:
+            try:
+                return step, list(folder.rollouts(step))
+            except EvaluationError as error:
+                on_damaged(error)
+        return None
+
     steps = folder.steps()
-    if not steps:
+    last = first_readable(reversed(steps))
+    if last is None:
+        return None
+    first = first_readable(step for step in steps if step < last[0])
+    return Ends(last[0], [], *last) if first is None else Ends(*first, *last)
+
+
+def samples(
+    folder: RunFolder,
+    stored: Ends | None,
+    findings: Sequence[Finding] = (),
+    on_damaged: Callable[[EvaluationError], None] = lambda error: None,
+) -> str:
+    """HTML of sample rollouts; empty if there are none. `on_damaged` hears of files of single sections that cannot be read."""
+    if stored is None:
         return ""
-    last, first = list(folder.rollouts(steps[-1])), []
-    if len(steps) > 1:
-        first = list(folder.rollouts(steps[0]))
+    first, last = stored.first, stored.last
     page = "<h2>Sample rollouts</h2>"
     ends = extremes(last)
     kinds = {kind_of(one.stored.rollout) for one in ends}
     others = [one for one in _kinds(last) if kind_of(one.stored.rollout) not in kinds]
-    page += _section(f"Step {steps[-1]}", [*ends, *others])
-    page += _section("Suspected hacks", suspected(folder, last, findings))
-    page += _section("Most improved, held-out", most_improved(folder))
-    page += _section(f"Step {steps[0]}", _kinds(first)) if first else ""
+    page += _section(f"Step {stored.last_step}", [*ends, *others])
+    chosen: dict[str, Callable[[], list[Shown]]] = {
+        "Suspected hacks": lambda: suspected(folder, last, findings),
+        "Most improved, held-out": lambda: most_improved(folder),
+    }
+    for title, choose in chosen.items():
+        try:
+            page += _section(title, choose())
+        except EvaluationError as error:
+            on_damaged(error)
+    page += _section(f"Step {stored.first_step}", _kinds(first)) if first else ""
     return page + f'<p class="note">All rollouts are stored: <code>rlvr view {printable_html(str(folder.path))}</code>.</p>'
 
 

@@ -76,6 +76,23 @@ class RescoreReport:
     transitions: Counter[tuple[str, str]] = field(default_factory=Counter)
     flips: list[Flip] = field(default_factory=list)
     evaluations: list[Remeasured] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+
+    def count(self, file: str, rollout: Rollout, before: Verdict, after: Verdict, examples: int) -> None:
+        """One verdict more, with the rollout as an example while there are fewer than `examples` of its change."""
+        change = (_outcome(before), _outcome(after))
+        self.transitions[change] += 1
+        if change[0] != change[1] and self.transitions[change] <= examples:
+            self.flips.append(_flip(file, rollout, before, after))
+
+    def join(self, part: RescoreReport, examples: int) -> None:
+        """Add what one file gave."""
+        self.grading_before = self.grading_before or part.grading_before
+        self.transitions += part.transitions
+        for flip in part.flips:
+            change = (flip.before.outcome, flip.after.outcome)
+            if sum((one.before.outcome, one.after.outcome) == change for one in self.flips) < examples:
+                self.flips.append(flip)
 
     @property
     def rollouts(self) -> int:
@@ -95,6 +112,7 @@ class RescoreReport:
             "transitions": [{"before": old, "after": new, "count": n} for (old, new), n in sorted(self.transitions.items())],
             "evaluations": [one.to_json() for one in self.evaluations],
             "flips": [flip.to_json() for flip in self.flips],
+            "failures": list(self.failures),
         }
 
 
@@ -130,7 +148,8 @@ def rescore(
     Raises:
         ConfigError, PluginError: there are no rollouts, `out` exists, or the verifier or a setting is wrong.
         SandboxError: the verifier runs code, and this machine has no sandbox.
-        EvaluationError: a file is damaged, or cannot be written.
+        EvaluationError: the file, or every file of a folder, is damaged or cannot be written. One that is among others that are
+            not is left out, and `failures` says so.
     """
     source = Path(source)
     grader = Grader([verifier], workers=workers, timeout_s=timeout_s)
@@ -139,24 +158,31 @@ def rescore(
     name = next(iter(grader.provenance()))
     target = _target(source, None if out is None else Path(out), name)
     report = RescoreReport(str(source), str(target), {}, grader.provenance())
-    seen: Counter[tuple[str, str]] = Counter()
+    damaged: list[EvaluationError] = []
     for index, part in enumerate(parts):
         path = target if source.is_file() else target / part.path.relative_to(source)
+        found = RescoreReport(report.source, report.out, {}, grader.provenance())  # joins the report when its file is whole
         tally = _Tally(part)
-        with RolloutWriter(path) as writer:
-            for stored, rollout in _regraded(part, verifier, workers, timeout_s):
-                old, new = _first(stored.rollout.verdicts), _first(rollout.verdicts)
-                report.grading_before = report.grading_before or dict(stored.provenance.get("grading") or {})
-                change = (_outcome(old), _outcome(new))
-                report.transitions[change] += 1
-                if change[0] != change[1] and seen[change] < examples:
-                    seen[change] += 1
-                    report.flips.append(_flip(part.name, stored.rollout, old, new))
-                tally.add(stored, rollout)
-                writer.write(_row(stored, rollout, grader.provenance()))
-        if part.sizes is not None and (measured := tally.measured()) is not None:
-            report.evaluations.append(measured)
+        try:
+            with RolloutWriter(path) as writer:
+                for stored, rollout in _regraded(part, verifier, workers, timeout_s):
+                    old, new = _first(stored.rollout.verdicts), _first(rollout.verdicts)
+                    found.grading_before = found.grading_before or dict(stored.provenance.get("grading") or {})
+                    found.count(part.name, stored.rollout, old, new, examples)
+                    tally.add(stored, rollout)
+                    writer.write(_row(stored, rollout, grader.provenance()))
+        except EvaluationError as error:
+            if len(parts) == 1:
+                raise
+            damaged.append(error)
+            report.failures.append(f"{part.name} was left out: {error}")
+        else:
+            report.join(found, examples)
+            if part.sizes is not None and (measured := tally.measured()) is not None:
+                report.evaluations.append(measured)
         on_progress(index + 1, len(parts))
+    if len(damaged) == len(parts):
+        raise damaged[0]
     if not source.is_file():
         _write(target / SUMMARY, report)
     return report

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,7 @@ class RunFolder:
         files = self._step_files()
         if step not in files:
             steps = sorted(files)
-            held = f"steps {steps[0]} to {steps[-1]}" if steps else "no rollouts"
+            held = f"steps {_ranges(steps)}" if steps else "no rollouts"
             raise ConfigError(f"step = {step}, but {self.path} holds {held}")
         return read_rollouts(files[step])
 
@@ -143,6 +143,20 @@ class RunFolder:
         if not isinstance(value, Mapping):
             raise EvaluationError(f"{path} holds {type(value).__name__}, but an object is needed")
         return dict(value)
+
+
+def _ranges(steps: Sequence[int]) -> str:
+    """
+    >>> _ranges([1, 2, 3, 7, 9, 10])
+    '1 to 3, 7, 9 to 10'
+    """
+    runs: list[list[int]] = []
+    for step in steps:
+        if runs and step == runs[-1][1] + 1:
+            runs[-1][1] = step
+        else:
+            runs.append([step, step])
+    return ", ".join(str(first) if first == last else f"{first} to {last}" for first, last in runs)
 
 
 def open_run(path: str | Path) -> RunFolder:

@@ -91,3 +91,26 @@ def test_nothing_is_cut_off_in_a_narrow_terminal(
     assert "tokens a problem: base" in text
     for word in ("pass@1", "maj@4", "pass^4", "truncated", "unscored", "50.0%", "75.0%"):
         assert word in text
+
+
+def test_sizes_beyond_the_samples_and_other_tasks_are_said_and_the_rest_is_shown(
+    two: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = [{**row, "provenance": {"task": "products", "split": "test", "seed": 0}} for row in rows({"p": 2})]
+    write_rollouts(tmp_path / "else" / "samples.jsonl.gz", other)
+    assert main(["compare", *two, str(tmp_path / "else"), "-k", "1,64", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    said = " ".join(found["notes"])
+    assert "k = 64 needs 64 samples of a problem" in said
+    assert "base (4), trained (4), else (4)" in said
+    assert "different tasks are held apart, never compared: sums test, products test" in said
+    assert [one["other"] for one in found["comparisons"]] == ["trained"]
+    assert found["evaluations"][2]["estimates"]["pass@1"]["mean"] == 0.5
+
+
+def test_a_model_asked_with_other_numbers_is_said_to_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, varied in (("plain", False), ("varied", True)):
+        about = {"task": "sums", "split": "test", "problems_sha256": name} | ({"other_numbers": True} if varied else {})
+        write_rollouts(tmp_path / name / "samples.jsonl.gz", [{**row, "provenance": about} for row in rows({"p": 2})])
+    assert main(["compare", str(tmp_path / "plain"), str(tmp_path / "varied"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == ["varied was asked the same problems with other numbers"]

@@ -144,3 +144,14 @@ def test_solve_rates_that_are_not_there_are_a_usage_error(run: Path, capsys: pyt
     assert "solve_rates.parquet does not exist" in capsys.readouterr().err
     assert main(["view", str(run), "--solve-rates", "--step", "2"]) == 2
     assert "do not apply" in capsys.readouterr().err
+
+
+def test_a_newest_step_that_a_crash_cut_off_leaves_the_one_before_it(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = run / "rollouts" / "step-000002.jsonl.gz"
+    file.write_bytes(file.read_bytes()[:-20])
+    assert main(["view", str(run)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "step 1 of 2" in said
+    assert "step-000002.jsonl.gz cannot be read" in said
+    assert main(["view", str(run), "--step", "2"]) == 3  # asked for by name
+    capsys.readouterr()

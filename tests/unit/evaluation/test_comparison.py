@@ -160,7 +160,8 @@ def test_half_a_line_is_left_out_and_said(tmp_path: Path) -> None:
     (tmp_path / "samples.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     found = load_evaluations(tmp_path)[0]
     assert sum(map(len, found.samples.values())) == 8
-    assert "1 damaged lines were left out" in found.notes[0]
+    assert "ends in the middle" in found.notes[0]
+    assert "1 damaged lines were left out" in found.notes[1]
 
 
 def test_an_evaluation_that_did_not_finish_is_read_as_far_as_it_goes(tmp_path: Path) -> None:

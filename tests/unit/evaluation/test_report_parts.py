@@ -13,7 +13,7 @@ from rlvr.evaluation.health.watch import Finding
 from rlvr.evaluation.ledger import StoredRollout, rollout_to_json, write_rollouts
 from rlvr.evaluation.report import write_report
 from rlvr.evaluation.report_reward import length_histogram, reward_breakdown
-from rlvr.evaluation.report_samples import extremes, most_improved, suspected
+from rlvr.evaluation.report_samples import ends_of, extremes, most_improved, suspected
 from rlvr.evaluation.run_folder import RunFolder
 from rlvr.types import Completion, FinishReason, Message, Problem, Rollout, Stop, Turn, Verdict
 
@@ -57,9 +57,9 @@ def test_where_weights_are_unknown_nothing_is_added_up() -> None:
 
 def test_lengths_of_the_first_and_the_last_step_stand_side_by_side(tmp_path: Path) -> None:
     stored(tmp_path, 1, rollout("p", 0, 0.0, 3))
-    assert length_histogram(RunFolder(tmp_path)) == ""  # one step has nothing beside it
+    assert length_histogram(ends_of(RunFolder(tmp_path))) == ""  # one step has nothing beside it
     stored(tmp_path, 5, rollout("p", 0, 0.0, 30), rollout("p", 1, 0.0, 31))
-    drawn = length_histogram(RunFolder(tmp_path))
+    drawn = length_histogram(ends_of(RunFolder(tmp_path)))
     assert "step 1" in drawn
     assert "step 5" in drawn
     assert drawn.count('class="bar before"') == 1

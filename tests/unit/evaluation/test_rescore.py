@@ -165,3 +165,20 @@ def test_what_cannot_be_rescored_is_a_usage_error(tmp_path: Path, evaluation: Pa
     assert "did you mean 'number'" in capsys.readouterr().err
     assert main(["rescore", str(evaluation), "--verifier", "number", "-k", "x"]) == 2
     assert not list(tmp_path.glob("*rescored*"))
+
+
+def test_a_damaged_file_among_others_is_left_out_and_named(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = run / "rollouts" / "step-000002.jsonl.gz"
+    file.write_bytes(file.read_bytes()[:-30])
+    out = run.parent / "again"
+    assert main(["rescore", str(run), "--verifier", "number", "--out", str(out), "--json"]) == 3
+    report = json.loads(capsys.readouterr().out)
+    (failure,) = report["failures"]
+    assert failure.startswith("rollouts/step-000002.jsonl.gz was left out")
+    assert report["rollouts"] == 8  # what was read of the damaged file before its end does not count
+    assert sorted(path.name for path in out.rglob("*.gz")) == ["step-000001.jsonl.gz", "step-000002.held-out.jsonl.gz"]
+    assert len(report["evaluations"]) == 1
+    for path in run.rglob("*.gz"):
+        path.write_bytes(path.read_bytes()[:-30])
+    assert main(["rescore", str(run), "--verifier", "number", "--out", str(run.parent / "none")]) == 3
+    assert "cannot be read" in capsys.readouterr().err
