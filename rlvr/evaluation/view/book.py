@@ -109,9 +109,12 @@ class Book:
         wanted = parse_filter({name: asked[name] for name in FILTERS if name in asked})
         order = parse_order(asked.get("sort", "step"), asked.get("direction", "down"))
         page = find(snapshot, wanted, order, run.searches, offset=offset, limit=limit)
+        rows = _rows(snapshot, page.indices, needle_of(wanted.text))
+        if page.searched_at is not None:
+            run.searches.answered(time.monotonic() - page.searched_at)
         return {
             "version": snapshot.version,
-            "rows": _rows(snapshot, page.indices, needle_of(wanted.text)),
+            "rows": rows,
             "total": page.total,
             "offset": offset,
             "outcomes": dict(page.outcomes),
@@ -236,11 +239,7 @@ def _previews(snapshot: Snapshot, indices: Sequence[int], needle: bytes) -> list
     found: dict[int, str] = {}
     for shard, members in by_shard.items():
         local = [index - snapshot.starts[shard] for index in members]
-        lines = snapshot.shards[shard].previews(local)
-        if needle:
-            snippets = snapshot.shards[shard].snippets(local, needle)
-            lines = [snippet or line for snippet, line in zip(snippets, lines, strict=True)]
-        found |= zip(members, lines, strict=True)
+        found |= zip(members, snapshot.shards[shard].lines(local, needle), strict=True)
     return [found[index] for index in indices]
 
 

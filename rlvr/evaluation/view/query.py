@@ -29,6 +29,8 @@ _RANGE = re.compile(rf"(?P<low>{_NUMBER})?\s*(?:\.\.|…|–|to)\s*(?P<high>{_NU
 _COMPARED = re.compile(rf"(?P<sign><=|>=|<|>|=|≤|≥)?\s*(?P<value>{_NUMBER})")
 _LONGEST = 1_000  # characters of what is looked for
 _SEARCHES_KEPT = 8
+_FIRST_REST_S = 0.1  # before any answer was timed
+_LEAST_SHARE = 0.2  # of an answer's time is searched in any case, or the search would never end
 
 Mask = npt.NDArray[np.bool_]
 
@@ -75,6 +77,7 @@ class Page:
     outcomes: Mapping[str, int]
     mean_reward: float | None
     searched: float = 1.0
+    searched_at: float | None = None  # by time.monotonic(), when the search of this answer stopped
 
 
 def parse_filter(values: Mapping[str, str]) -> Filter:
@@ -119,11 +122,19 @@ def _range(name: str, text: str) -> Range:
 
 
 class Searches:
-    """Which rollouts contain a text: found once per shard and text, and kept for the last few texts."""
+    """Which rollouts contain a text: found once per shard and text, and kept for the last few texts.
+
+    `rest_s` is what an answer takes after its search, to sort, count and read rows: a large part of it on a busy machine.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()  # guards `_found`: requests come from many threads
         self._found: OrderedDict[bytes, dict[Shard, Mask]] = OrderedDict()
+        self.rest_s = _FIRST_REST_S
+
+    def answered(self, rest_s: float) -> None:
+        """An answer took this long after its search; the next search leaves as much. It grows at once, and shrinks slowly."""
+        self.rest_s = max(rest_s, 0.7 * self.rest_s + 0.3 * rest_s)
 
     def search(self, snapshot: Snapshot, mask: Mask, text: str, deadline: float) -> tuple[Mask, float]:
         """(`mask` without rollouts that lack `text`, share of the shards that were searched before `deadline`).
@@ -167,14 +178,18 @@ def find(
     limit: int = 100,
     budget_s: float = 0.6,
 ) -> Page:
-    """One page of matches. A text search stops after about `budget_s`; asked again, it goes on where it was.
+    """One page of matches. A text search stops so that the whole answer takes about `budget_s`, as far as the answers before it
+    tell; asked again, it goes on where it was.
 
     Raises:
         EvaluationError: the index is gone.
     """
-    mask, searched = _mask(snapshot, wanted), 1.0
+    began = time.monotonic()
+    mask, searched, searched_at = _mask(snapshot, wanted), 1.0, None
     if needle_of(wanted.text):
-        mask, searched = searches.search(snapshot, mask, wanted.text, time.monotonic() + budget_s)
+        search_s = max(budget_s - searches.rest_s, _LEAST_SHARE * budget_s)
+        mask, searched = searches.search(snapshot, mask, wanted.text, began + search_s)
+        searched_at = time.monotonic()
     outcomes = _outcomes(snapshot, mask)
     if wanted.outcomes:
         mask &= _ended(snapshot, wanted.outcomes)
@@ -183,7 +198,8 @@ def find(
     rewards = snapshot.columns["reward"][matches]
     known = rewards[~np.isnan(rewards)]
     chosen = _first(snapshot, matches, order, last)[first:last]
-    return Page(tuple(map(int, chosen)), len(matches), outcomes, float(known.mean()) if len(known) else None, searched)
+    mean = float(known.mean()) if len(known) else None
+    return Page(tuple(map(int, chosen)), len(matches), outcomes, mean, searched, searched_at)
 
 
 def _mask(snapshot: Snapshot, wanted: Filter) -> Mask:

@@ -43,13 +43,14 @@ class Shard:
     texts_at: int
     text_ends: npt.NDArray[np.int64]  # [problems + rows], bytes from `texts_at`
 
-    def previews(self, indices: list[int]) -> list[str]:
-        """
+    def lines(self, indices: list[int], needle: bytes = b"") -> list[str]:
+        """A line of each rollout, in lower case where its text has `needle`; else its end, as of a prompt that has it.
+
         Raises:
             EvaluationError: the index is gone.
         """
         with boundary(EvaluationError, f"{self.path} cannot be read"), self.path.open("rb") as file:
-            return [self._preview(file, index) for index in indices]
+            return [(needle and self._snippet(file, index, needle)) or self._preview(file, index) for index in indices]
 
     def search(self, needle: bytes) -> npt.NDArray[np.bool_]:
         """[rows] whether the text of a rollout, or its prompt, contains `needle`, which is lower case and has no NUL.
@@ -74,16 +75,9 @@ class Shard:
         chosen: npt.NDArray[np.bool_] = of_row | of_problem[self.rows["problem"]] if len(self.problems) else of_row
         return chosen
 
-    def snippets(self, indices: list[int], needle: bytes) -> list[str]:
-        """Where `needle` stands in the texts of rollouts, in lower case; empty where only the prompt has it.
-
-        Raises:
-            EvaluationError: the index is gone.
-        """
-        with boundary(EvaluationError, f"{self.path} cannot be read"), self.path.open("rb") as file:
-            return [self._snippet(file, len(self.problems) + index, needle) for index in indices]
-
-    def _snippet(self, file: BufferedReader, index: int, needle: bytes) -> str:
+    def _snippet(self, file: BufferedReader, row: int, needle: bytes) -> str:
+        """Where `needle` stands in the text of a rollout; empty where only the prompt has it."""
+        index = len(self.problems) + row
         start = int(self.text_ends[index - 1]) if index else 0
         file.seek(self.texts_at + start)
         text = file.read(int(self.text_ends[index]) - start - 1)

@@ -163,7 +163,7 @@ def test_of_a_very_long_response_the_start_and_the_end_are_searched(run: Path) -
 def test_hostile_text_reaches_the_index_as_printable_text(run: Path) -> None:
     write_step(run, 3, [make_rollout(HOSTILE, text=HOSTILE, prompt=HOSTILE)])
     snapshot = opened(run).snapshot
-    (preview,) = snapshot.shards[0].previews([0])
+    (preview,) = snapshot.shards[0].lines([0])
     for text in (preview, snapshot.problems[0]):
         assert "\\x1b" in text or "\\u202e" in text
         assert not {"\x1b", "\x00", "\x9b", "\u202e", "\u200b", "\ud800"} & set(text)

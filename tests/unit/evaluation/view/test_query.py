@@ -130,3 +130,31 @@ def test_a_long_search_answers_in_parts_and_goes_on_where_it_was(run: Path) -> N
         totals.append(page.total)
     assert shares == [pytest.approx(part / 8) for part in range(1, 9)]
     assert totals == [1, 2, 3, 4, 5, 5, 5, 5], "newest steps first"
+
+
+def test_a_search_leaves_time_for_what_follows_it() -> None:
+    searches = Searches()
+    searches.answered(0.4)
+    assert searches.rest_s == 0.4  # a slow answer counts at once
+    searches.answered(0.1)
+    assert 0.1 < searches.rest_s < 0.4  # a fast one little by little
+    for _ in range(40):
+        searches.answered(0.1)
+    assert searches.rest_s == pytest.approx(0.1, abs=1e-3)
+
+
+def test_a_search_goes_on_where_it_was_however_long_the_rest_takes(run: Path) -> None:
+    for step in range(4, 9):
+        write_step(run, step, [make_rollout(text="needle")])
+    index = RunIndex(open_source(run))
+    index.refresh()
+    searches, wanted = Searches(), parse_filter({"text": "needle"})
+    searches.answered(1e6)
+    page = find(index.snapshot, wanted, Order("tokens"), searches, budget_s=1e-9)
+    answers = 1
+    while page.searched < 1.0:
+        assert page.searched_at is not None
+        page = find(index.snapshot, wanted, Order("tokens"), searches, budget_s=1e-9)
+        answers += 1
+        assert answers <= len(index.snapshot.shards) + 1
+    assert page.total == 5
