@@ -13,6 +13,7 @@ from rlvr.engines.base import TrainableEngine
 from rlvr.engines.load import LoadedModel
 from rlvr.errors import ConfigError
 from rlvr.registry import resolve
+from rlvr.verifiers.pool import MakePool, WorkerPool
 
 _GIVEN = ("model", "tokenizer", "max_rows", "precision", "url")  # by this module, from other settings
 
@@ -36,6 +37,16 @@ def make_engine(config: EngineConfig, loaded: LoadedModel, *, beside: bool = Fal
         loaded.model, loaded.tokenizer, max_rows=config.max_rows, precision=loaded.precision, **settings
     )
     return engine
+
+
+def verifier_pool(config: EngineConfig) -> MakePool:
+    """Where isolated verifiers run: on the engine's own nodes, if it has some (`verifier_pool`), else in processes here.
+
+    Raises:
+        PluginError: there is no such engine.
+    """
+    found: MakePool = getattr(resolve("engines", config.name).target, "verifier_pool", WorkerPool)
+    return found
 
 
 @asynccontextmanager

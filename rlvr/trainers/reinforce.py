@@ -10,7 +10,7 @@ import torch
 from rlvr.config import EnvConfig, RunConfig
 from rlvr.engines.base import TrainableEngine
 from rlvr.engines.load import LoadedModel
-from rlvr.engines.make import closing, make_engine
+from rlvr.engines.make import closing, make_engine, verifier_pool
 from rlvr.engines.threads import shares
 from rlvr.envs.make import EnvMaker
 from rlvr.envs.rollout import RolloutRunner
@@ -61,7 +61,8 @@ class ReinforcementRun:
         sampling = sampling_of(recipe)
         algorithm = algorithm.bind(max_tokens=sampling.max_tokens).for_staleness(recipe.rollout.max_staleness)
         self._session, self._recipe = session, recipe
-        self._grader = Grader([WeightedVerifier(v.name, v.weight, v.args) for v in recipe.verifiers or ()])
+        verifiers = [WeightedVerifier(v.name, v.weight, v.args) for v in recipe.verifiers or ()]
+        self._grader = Grader(verifiers, make_pool=verifier_pool(recipe.engine))
         self._grader.prepare()
         self._engine = _engine(session, recipe)
         self._env = EnvMaker(recipe.env or EnvConfig(), session.renderer)

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from rlvr.errors import VerifierError
 from rlvr.types import JSON, Rollout, Verdict
@@ -181,6 +181,36 @@ class Worker:
             return
         self._printed = (self._printed + chunk)[-MAX_OUTPUT_CHARS:]
         logger.info("%s", chunk.decode(errors="replace").rstrip("\n"))
+
+
+class VerifierPool(Protocol):
+    """Where isolated verifiers run. Belongs to one event loop."""
+
+    async def grade(self, name: str, reference: str, rollout: Rollout, settings: Mapping[str, JSON]) -> Verdict:
+        """The verdict of one isolated verifier; never raises for what a verifier or worker does."""
+        ...
+
+    async def grade_chunk(
+        self, reference: str, lines: Sequence[str], name: str, first: int, settings: Mapping[str, JSON]
+    ) -> GradedChunk:
+        """As `chunk.grade_chunk`, in a worker.
+
+        Raises:
+            VerifierError: the worker ended or got stuck; the lines have no verdicts.
+        """
+        ...
+
+    async def close(self) -> None:
+        """End all workers and wait until they are gone."""
+        ...
+
+
+class MakePool(Protocol):
+    """Makes a pool for the verifiers that `references` name; the limits are those of `Grader`."""
+
+    def __call__(
+        self, references: Sequence[str], *, workers: int, timeout_s: float, retries: int, memory_mb: int | None
+    ) -> VerifierPool: ...
 
 
 class WorkerPool:

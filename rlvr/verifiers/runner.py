@@ -21,7 +21,7 @@ from rlvr.verifiers.base import Nested, Verifier, as_verifier
 from rlvr.verifiers.call import call_asking, call_quickly, call_verifier, probe_responses, too_long
 from rlvr.verifiers.chunk import GradedChunk
 from rlvr.verifiers.compose import breakdown, weighted_reward
-from rlvr.verifiers.pool import WorkerPool, is_timeout
+from rlvr.verifiers.pool import MakePool, VerifierPool, WorkerPool, is_timeout
 from rlvr.verifiers.settings import check_settings
 from rlvr.verifiers.threads import Threads
 
@@ -65,7 +65,8 @@ class Grader:
     has `timeout_s` of wall-clock time and each worker `memory_mb` of address space (None: no limit). A worker that
     crashed is replaced and its rollout tried `retries` times more; one that ran into the time limit is not tried again.
     Verifiers that wait share `threads` threads of this process. The parts of a combination run where each of them belongs;
-    only one without `asks` runs in a worker as a whole, if any of its parts is isolated.
+    only one without `asks` runs in a worker as a whole, if any of its parts is isolated. `make_pool` says where workers are:
+    on this machine, or elsewhere.
 
     A grader belongs to the event loop of its first `grade`. Close it, or use it as an async context manager.
 
@@ -83,17 +84,18 @@ class Grader:
         retries: int = 1,
         memory_mb: int | None = 4096,
         threads: int = 64,
+        make_pool: MakePool = WorkerPool,
     ) -> None:
         _check_limits(workers, timeout_s, retries, memory_mb, threads)
         if not verifiers:
             raise ConfigError("no verifiers: give at least one to grade with")
         self._parts = _resolve_all(verifiers)
         self._weights = {part.key: part.weight for part in self._parts}
-        self._limits = {"workers": workers, "timeout_s": timeout_s, "retries": retries, "memory_mb": memory_mb}
+        self._make_pool = functools.partial(make_pool, workers=workers, timeout_s=timeout_s, retries=retries, memory_mb=memory_mb)
         self._nested: dict[str, _Part] = {}
         self._at_once = max(JOBS_A_WORKER * workers, threads if self.has_waiting else 0)
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._pool: WorkerPool | None = None
+        self._pool: VerifierPool | None = None
         self._threads = Threads(threads, lambda: Verdict.error("the grader was closed"))
 
     @property
@@ -232,11 +234,11 @@ class Grader:
             return timeout
         return Verdict.incorrect(reason=f"comparing the answer takes too long: {timeout.reason}", blame="answer")
 
-    def _workers(self) -> WorkerPool:
+    def _workers(self) -> VerifierPool:
         loop = asyncio.get_running_loop()
         if self._pool is None:
             references = [reference for part in self._parts if part.is_isolated for reference in part.loads]
-            self._loop, self._pool = loop, WorkerPool(list(dict.fromkeys(references)), **self._limits)  # type: ignore[arg-type]
+            self._loop, self._pool = loop, self._make_pool(list(dict.fromkeys(references)))
         if self._loop is not loop:
             raise VerifierError("this Grader belongs to another event loop; make one Grader for each asyncio.run")
         return self._pool

@@ -1,0 +1,101 @@
+"""What runs in a Ray actor: the native engine over a copy of the model."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from safetensors.torch import load
+
+from rlvr.engines.native import NativeEngine
+from rlvr.engines.vllm.request import Draw, Request
+from rlvr.errors import EngineError, boundary
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerSetup:
+    """What a copy is made from; the weights come later."""
+
+    config: Any  # of transformers
+    attention: str | None
+    tokenizer: Any
+    precision: Literal["fp32", "bf16"]
+    max_rows: int
+    max_context: int
+    end_ids: tuple[int, ...]
+    threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """Where an actor runs."""
+
+    node: str
+    pid: int
+
+
+class Sampler:
+    """One copy. Every method runs in the actor's own event loop."""
+
+    def __init__(self, setup: SamplerSetup) -> None:
+        from transformers import AutoModelForCausalLM
+
+        torch.set_num_threads(setup.threads)
+        self._setup, self._version = setup, ""
+        with boundary(EngineError, "making the model of a Ray actor"):
+            model = AutoModelForCausalLM.from_config(
+                setup.config, dtype=_DTYPES[setup.precision], attn_implementation=setup.attention
+            )
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            self._model = model.to(device).eval().requires_grad_(False)
+        self._engine: NativeEngine | None = None
+
+    async def whereabouts(self) -> Whereabouts:
+        """Answered as soon as the actor is ready."""
+        import ray
+
+        return Whereabouts(ray.get_runtime_context().get_node_id(), os.getpid())
+
+    async def load(self, weights: bytes, version: str) -> None:
+        """Take over weights in safetensors format; the engine is made with the first ones, and checks itself against them."""
+        with boundary(EngineError, "reading the policy's weights"):
+            _copy_into(self._model, load(weights))
+        if self._engine is None:
+            setup = self._setup
+            self._engine = NativeEngine(
+                self._model,
+                setup.tokenizer,
+                max_rows=setup.max_rows,
+                max_context=setup.max_context,
+                precision=setup.precision,
+            )
+            self._engine.eos_ids = frozenset(setup.end_ids)
+        else:
+            self._engine.take_weights(self._engine.policy_version + 1)
+        self._version = version
+
+    async def draw(self, request: Request) -> Draw:
+        if self._engine is None:
+            raise EngineError("a Ray actor was asked before it had weights")
+        version = self._version
+        completion = await self._engine.generate(request.prompt, request.sampling)
+        return Draw(completion.token_ids, completion.logprobs, completion.finish_reason.value, version)
+
+
+@torch.no_grad()
+def _copy_into(model: Any, tensors: dict[str, torch.Tensor]) -> None:
+    own = model.state_dict()
+    if unknown := sorted(tensors.keys() - own.keys()):
+        raise EngineError(f"the weights have {len(unknown)} tensors that the model lacks, e.g. {unknown[0]}")
+    written = set()
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)
+        written.add(own[name].data_ptr())
+    # Of tensors that are tied, only one was sent.
+    missing = sorted(name for name, tensor in own.items() if tensor.numel() and tensor.data_ptr() not in written)
+    if missing:
+        raise EngineError(f"the weights lack {len(missing)} tensors of the model, e.g. {missing[0]}")
