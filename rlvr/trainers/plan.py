@@ -16,7 +16,7 @@ from rlvr.filtering.pass_rates import PassRates, select_problems
 from rlvr.filtering.window import Window
 from rlvr.registry import resolve
 from rlvr.trainers.algorithms import Algorithm, build
-from rlvr.trainers.model.parallel import Way
+from rlvr.trainers.model.parallel import Way, parallel_of
 from rlvr.trainers.shaping.base import ChecksProblems
 from rlvr.trainers.shaping.sections import shapes_in, with_shapes
 from rlvr.types import Problem, Sampling
@@ -40,6 +40,7 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
         ConfigError: settings that contradict each other or the algorithm.
         PluginError: there is no such engine, environment or tool.
     """
+    _check_sharing(recipe)
     if isinstance(recipe, SftConfig) or algorithm is None:
         return recipe
     rollout = recipe.rollout
@@ -58,11 +59,6 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
         raise ConfigError(
             f"optim.minibatches = {recipe.optim.minibatches}, but a step has only {rollout.problems_per_step} groups to split; "
             "lower it to rollout.problems_per_step or less"
-        )
-    if recipe.optim.reference_every and recipe.load.parallel.name == Way.FSDP:
-        raise ConfigError(
-            f"optim.reference_every = {recipe.optim.reference_every}, but with load.parallel = 'fsdp' the reference stays the "
-            "model that the run began with; set optim.reference_every to 0, or load.parallel to 'ddp'"
         )
     if recipe.optim.reference_every and recipe.load.lora_rank:
         raise ConfigError(
@@ -85,6 +81,21 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
     env = recipe.env or task.env or EnvConfig()
     check_env_config(env)
     return recipe.model_copy(update={"rollout": filled, "verifiers": verifiers, "env": env})
+
+
+def _check_sharing(recipe: Recipe) -> None:
+    if parallel_of(recipe.load.parallel).way is not Way.FSDP:
+        return
+    if recipe.optim.reference_every:
+        raise ConfigError(
+            f"optim.reference_every = {recipe.optim.reference_every}, but with load.parallel = 'fsdp' the reference stays the "
+            "model that the run began with; set optim.reference_every to 0, or load.parallel to 'ddp'"
+        )
+    if "flash" in recipe.load.attention:
+        raise ConfigError(
+            f"load.attention = {recipe.load.attention!r}, but with load.parallel = 'fsdp' a model is looked at on the CPU before "
+            "it is shared out; leave load.attention at 'auto', where sequences are joined without padding, too"
+        )
 
 
 def sampling_of(recipe: RunConfig) -> Sampling:

@@ -16,7 +16,6 @@ from rlvr.errors import ConfigError
 class Way(StrEnum):
     DDP = "ddp"  # every process has the whole model, and gradients are added up
     FSDP = "fsdp"  # every process has a part of weights, gradients and moments; layers are gathered as they are needed
-    DEEPSPEED = "deepspeed"  # ZeRO: moments, gradients and, from stage 3 on, weights in parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +23,15 @@ class Parallel:
     """How this run's processes share the model, and how long they wait for each other."""
 
     way: Way = Way.DDP
-    offload: bool = False  # fsdp, deepspeed: what an update alone needs lies in the machine's memory, not the GPU's
-    stage: int = 2  # deepspeed: of ZeRO
+    offload: bool = False  # fsdp: the parts lie in the machine's memory, not the GPU's
     timeout_s: float = 7200.0  # a rank waits no longer for the others, whatever they are doing
     join_s: float = 60.0  # within which all processes have to come
 
 
-_ONLY = {"offload": (Way.FSDP, Way.DEEPSPEED), "stage": (Way.DEEPSPEED,)}
+_ONLY = {"offload": (Way.FSDP,)}
+_ELSEWHERE = {
+    "deepspeed": "; 'fsdp' shares what ZeRO stage 3 shares, and with offload = true what ZeRO-Offload keeps beside the GPU"
+}
 
 
 def parallel_of(config: ParallelConfig) -> Parallel:
@@ -39,7 +40,7 @@ def parallel_of(config: ParallelConfig) -> Parallel:
         ConfigError: no such way, or an argument that it does not take.
     """
     if config.name not in list(Way):
-        raise ConfigError(f"load.parallel = {config.name!r}, but the ways are: {', '.join(Way)}")
+        raise ConfigError(f"load.parallel = {config.name!r}, but the ways are: {', '.join(Way)}{_ELSEWHERE.get(config.name, '')}")
     way = Way(config.name)
     known = [field.name for field in fields(Parallel) if field.name != "way" and way in _ONLY.get(field.name, (way,))]
     for name in config.arguments:
@@ -51,13 +52,11 @@ def parallel_of(config: ParallelConfig) -> Parallel:
 
 
 def _checked(name: str, value: Any) -> Any:
-    kind = {"offload": bool, "stage": int}.get(name, float)
+    kind = {"offload": bool}.get(name, float)
     try:
         found: Any = TypeAdapter(kind).validate_python(value, strict=kind is not float)
     except ValidationError:
         raise ConfigError(f"load.parallel.{name} = {value!r}, but it should be a {kind.__name__}") from None
-    if name == "stage" and found not in (1, 2, 3):
-        raise ConfigError(f"load.parallel.stage = {found}, but ZeRO has the stages 1, 2 and 3")
     if kind is float and found <= 0:
         raise ConfigError(f"load.parallel.{name} = {value!r}, but it should be more than 0 seconds")
     return found
