@@ -8,6 +8,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from rlvr.cli.fitting import Fitting
 from rlvr.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -138,18 +139,31 @@ def _matrix(report: RescoreReport) -> RenderableType:
 
 
 def _measurements(evaluations: list[Remeasured]) -> RenderableType:
+    """One table of all; in a narrow terminal one for each, under its name."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for title in ("", "", "before", "after", "change in points"):
-        table.add_column(title, no_wrap=True)
-    for one in evaluations:
-        name = f"{one.name}, {one.problems} problems"
-        for key, before in one.before.items():
-            table.add_row(Text(name, "dim"), key, _share(before), _share(one.after[key]), _points(one.gain[key]))
-            name = ""
-    return table
+    from rlvr.evaluation.printable import printable
+
+    def table(shown: list[Remeasured], *, has_names: bool) -> Table:
+        made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+        for title in (*([""] * has_names), "", "before", "after", "change in points"):
+            made.add_column(title, no_wrap=has_names)
+        for one in shown:
+            name = _name(one)
+            for key, before in one.before.items():
+                cells = (key, _share(before), _share(one.after[key]), _points(one.gain[key]))
+                made.add_row(*([Text(printable(name), "dim")] * has_names), *cells)
+                name = ""
+        return made
+
+    apart = [part for one in evaluations for part in (Text(printable(_name(one)), "dim"), table([one], has_names=False))]
+    return Fitting(table(evaluations, has_names=True), Group(*apart))
+
+
+def _name(measured: Remeasured) -> str:
+    return f"{measured.name}, {measured.problems} problems"
 
 
 def _share(found: Any) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from rlvr.cli.fitting import Fitting
+
 if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+    from rich.console import RenderableType
 
     from rlvr.evaluation.comparison import Study, TokenMatch
     from rlvr.evaluation.export import Line
-
-_ANY_WIDTH = 10_000
 
 
 def study_table(study: Study, k: Sequence[int]) -> RenderableType:
@@ -44,20 +43,6 @@ def study_table(study: Study, k: Sequence[int]) -> RenderableType:
         *(Text(printable(note), style="yellow") for note in study.notes),
     ]
     return Group(*parts)
-
-
-@dataclass(frozen=True, slots=True)
-class Fitting:
-    """`wide` where it fits into the terminal, and else `narrow`: what is cut off cannot be read."""
-
-    wide: RenderableType
-    narrow: RenderableType
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        from rich.measure import Measurement
-
-        needed = Measurement.get(console, options.update(width=_ANY_WIDTH), self.wide).maximum
-        yield self.wide if needed <= options.max_width else self.narrow
 
 
 def _estimates(labels: Sequence[str], columns: Sequence[Mapping[str, Line]], *, is_narrow: bool) -> RenderableType:

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from rlvr.cli.main import main
+from rlvr.cli.rescore import rescore_table
 from rlvr.errors import ConfigError
 from rlvr.evaluation.ledger import read_rollouts, rollout_to_json, write_rollouts
 from rlvr.evaluation.rescore import rescore
@@ -182,3 +185,14 @@ def test_a_damaged_file_among_others_is_left_out_and_named(run: Path, capsys: py
         path.write_bytes(path.read_bytes()[:-30])
     assert main(["rescore", str(run), "--verifier", "number", "--out", str(run.parent / "none")]) == 3
     assert "cannot be read" in capsys.readouterr().err
+
+
+def test_in_a_narrow_terminal_measurements_stand_under_their_names_and_nothing_is_cut_off(run: Path) -> None:
+    report = rescore(run, LENIENT)
+    for width in (60, 80, 200):
+        console = Console(width=width, record=True, file=io.StringIO())
+        console.print(rescore_table(report, 0))
+        printed = console.export_text()
+        assert "…" not in printed
+        assert "evaluations/step-000002.held-out.jsonl.gz" in printed
+        assert "+25.0" in printed
