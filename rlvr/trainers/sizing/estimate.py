@@ -137,8 +137,7 @@ def workload(recipe: RunConfig, subject: Subject, machine: Machine) -> Workload:
     precision = recipe.load.precision
     mine = -(-rollouts // machine.count)
     parallel = recipe.load.parallel
-    is_split = parallel.name in ("fsdp", "deepspeed")
-    is_weight_split = parallel.name == "fsdp" or (is_split and parallel.arguments.get("stage") == 3)
+    is_split = parallel.name == "fsdp" and machine.count > 1
     tokens = min(max(optim.tokens_per_microbatch, length), mine * length)
     return Workload(
         tokens=tokens,
@@ -153,7 +152,7 @@ def workload(recipe: RunConfig, subject: Subject, machine: Machine) -> Workload:
         is_native=recipe.engine.name == "native",
         is_static_cache=is_gpu,
         shards=machine.count if is_split else 1,
-        weight_shards=machine.count if is_weight_split else 1,
+        is_offloaded=is_split and bool(parallel.arguments.get("offload")),
     )
 
 
@@ -187,9 +186,8 @@ def _advice(recipe: RunConfig, subject: Subject, machine: Machine, work: Workloa
     if work.is_native:
         rows = max(1, work.rows // 4)
         yield from changed(f"engine.max_rows={rows}", replace(work, rows=rows))
-    if machine.count > 1 and work.weight_shards == 1:
-        split = replace(work, shards=machine.count, weight_shards=machine.count)
-        yield from changed("load.parallel=fsdp", split)
+    if machine.count > 1 and work.shards == 1:
+        yield from changed("load.parallel=fsdp", replace(work, shards=machine.count))
     if not work.is_checkpointed:
         yield from changed("load.gradient_checkpointing=true", replace(work, is_checkpointed=True))
     tokens = max(work.length, work.tokens // 4)

@@ -24,7 +24,7 @@ _SMALL_VOCABULARY = 2048  # up to which the sampler adds up in float64
 class Workload:
     """What one process trains and generates at once.
 
-    `shards`: over how many processes gradients and optimizer state are split, `weight_shards`: the weights; 1: each holds all.
+    `shards`: over how many processes weights, gradients and optimizer state are split (FSDP); 1: each holds all of them.
     """
 
     tokens: int  # of a micro-batch
@@ -39,7 +39,7 @@ class Workload:
     is_native: bool = True  # the engine lives in the trainer's process
     is_static_cache: bool = False  # the cache is taken at once, as on a GPU
     shards: int = 1
-    weight_shards: int = 1
+    is_offloaded: bool = False  # to the machine's memory, between updates and but for a layer or two
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,16 +81,15 @@ class Memory:
 def estimate_memory(shape: ModelShape, work: Workload) -> Memory:
     """Of one process, without what torch, CUDA and the Python process take for themselves."""
     parameters = shape.parameters
-    trained_bytes = _FP32 * work.trained // work.shards
-    weights = _FP32 * parameters // work.weight_shards
-    if work.is_adapter:
-        weights += _FP32 * work.trained // work.weight_shards
+    held = 0 if work.is_offloaded else 1
+    trained_bytes = held * _FP32 * work.trained // work.shards
+    weights = held * _FP32 * (parameters + (work.trained if work.is_adapter else 0)) // work.shards
     cache, decoding = (_cache(shape, work), _decoding(shape, work)) if work.is_native else (0, 0)
     return Memory(
         weights=weights,
         gradients=trained_bytes,
         optimizer=2 * trained_bytes,
-        reference=_FP32 * parameters // work.weight_shards if work.has_reference else 0,
+        reference=held * _FP32 * parameters // work.shards if work.has_reference else 0,
         engine_weights=_engine_weights(shape, work) if work.is_native else 0,
         cast_weights=_cast_weights(shape, work),
         activations=activations(shape, work),
@@ -126,7 +125,7 @@ def activations(shape: ModelShape, work: Workload) -> int:
 
 
 def _cast_weights(shape: ModelShape, work: Workload) -> int:
-    if work.weight_shards > 1:  # what is gathered at once: the embedding, the head, a layer and the next one
+    if work.shards > 1:  # what is gathered at once: the embedding, the head, a layer and the next one
         return work.element * (2 * shape.embedding + 2 * shape.linear // shape.layers)
     if work.element == _FP32:
         return 0
@@ -136,7 +135,7 @@ def _cast_weights(shape: ModelShape, work: Workload) -> int:
 
 def _casts_outweigh(shape: ModelShape, work: Workload) -> bool:
     """With checkpoints, whether the peak is in the forward pass, under all casts, and not in a layer that runs again."""
-    if work.element == _FP32 or work.weight_shards > 1:
+    if work.element == _FP32 or work.shards > 1:
         return False
     whole = work.element * shape.linear
     return whole - whole // shape.layers > work.tokens * layer_bytes(shape, work.element)
@@ -153,7 +152,7 @@ def _head(shape: ModelShape, work: Workload) -> int:
 
 
 def _engine_weights(shape: ModelShape, work: Workload) -> int:
-    if work.element != _FP32 or work.weight_shards > 1:
+    if work.element != _FP32 or work.shards > 1:
         return work.element * shape.parameters
     if work.is_adapter:
         return _FP32 * shape.linear

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import shlex
 import subprocess
@@ -54,13 +55,21 @@ def test_commands_in_launch_files_are_understood(file: Path, monkeypatch: pytest
 
 def test_each_way_to_launch_starts_a_recipe() -> None:
     started = {path.name for path in [*SCRIPTS, *CONFIGS] if commands(path.read_text())}
-    assert started >= {"torchrun-8.sh", "slurm-2-nodes.sbatch", "slurm-servers.sbatch", "accelerate-8.yaml", "accelerate-16.yaml"}
+    assert started >= {
+        "slurm-ray.sbatch",
+        "ray-cluster.yaml",
+        "torchrun-8.sh",
+        "slurm-2-nodes.sbatch",
+        "slurm-servers.sbatch",
+        "accelerate-8.yaml",
+        "accelerate-16.yaml",
+    }
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
 def test_the_recipes_pass_a_dry_run(recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """With a model and a task that need no network; everything else is the file's."""
-    asked = load_recipe(recipe, ["model=new:tiny", "task=chains", "engine.name=native", "load.lora_rank=0"])
+    asked = load_recipe(recipe, ["model=new:tiny", "task=chains", "engine.name=native", "load.lora_rank=0", "engine.args={}"])
     file = tmp_path / recipe.name
     data = asked.model_dump()
     data["engine"]["url"] = None
@@ -69,7 +78,7 @@ def test_the_recipes_pass_a_dry_run(recipe: Path, tmp_path: Path, capsys: pytest
     assert "it fits" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.name)
+@pytest.mark.parametrize("config", sorted(SCALE.glob("accelerate-*.yaml")), ids=lambda path: path.name)
 def test_the_yaml_says_how_many_processes_there_are(config: Path) -> None:
     found = yaml.safe_load(config.read_text())
     number = int(re.search(r"-(\d+)\.yaml", config.name)[1])  # type: ignore[index]
@@ -78,3 +87,11 @@ def test_the_yaml_says_how_many_processes_there_are(config: Path) -> None:
     from accelerate.commands.config.config_args import ClusterConfig
 
     assert ClusterConfig.from_yaml_file(str(config)).num_processes == number
+
+
+def test_ray_knows_every_key_of_its_cluster_file() -> None:
+    ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rlvr[ray]'")
+    import jsonschema
+
+    schema = json.loads((Path(ray.__file__).parent / "autoscaler" / "ray-schema.json").read_text())
+    jsonschema.validate(yaml.safe_load((SCALE / "ray-cluster.yaml").read_text()), schema)

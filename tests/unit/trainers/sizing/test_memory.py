@@ -126,8 +126,10 @@ def test_each_way_to_save_memory_saves_some_of_its_own_kind() -> None:
     assert adapted.gradients + adapted.optimizer == 12 * 5_000_000
     assert estimate_memory(QWEN3_0_6B, replace(WORK, rows=32)).kv_cache == pytest.approx(plain.kv_cache / 4)
     split = estimate_memory(QWEN3_0_6B, replace(WORK, shards=8))
-    assert (split.optimizer, split.gradients, split.weights) == (plain.optimizer // 8, plain.gradients // 8, plain.weights)
-    assert estimate_memory(QWEN3_0_6B, replace(WORK, shards=8, weight_shards=8)).weights == plain.weights // 8
+    assert (split.optimizer, split.weights) == (plain.optimizer // 8, plain.weights // 8)
+    assert split.engine_weights == plain.engine_weights  # each process generates with a whole copy
+    offloaded = estimate_memory(QWEN3_0_6B, replace(WORK, shards=8, is_offloaded=True))
+    assert offloaded.weights + offloaded.gradients + offloaded.optimizer == 0
     elsewhere = estimate_memory(QWEN3_0_6B, replace(WORK, is_native=False))
     assert elsewhere.kv_cache == elsewhere.engine_weights == elsewhere.decoding == 0
     assert plain.peak == max(plain.update, plain.generation)
