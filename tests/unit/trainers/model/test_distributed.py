@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import socket
 import subprocess
 import sys
 import textwrap
@@ -17,39 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rlvr.config import load_recipe, to_toml
 from rlvr.trainers.model.distributed import World
 from rlvr.trainers.train import train
 
 MakeRecipe = Callable[..., dict[str, Any]]
-
-
-def ranks(size: int, command: list[str]) -> list[subprocess.CompletedProcess[str]]:
-    """Start `size` processes as torchrun would, and wait for all."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    started = [
-        subprocess.Popen(
-            command,
-            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(size)
-    ]
-    done = [(process, *process.communicate()) for process in started]
-    return [subprocess.CompletedProcess(command, process.returncode, out, err) for process, out, err in done]
-
-
-def train_on_two(tmp_path: Path, recipe: dict[str, Any]) -> list[subprocess.CompletedProcess[str]]:
-    file = tmp_path / "recipe.toml"
-    file.write_text(to_toml(load_recipe(recipe).model_dump()))
-    found = ranks(2, [sys.executable, "-m", "rlvr", "train", str(file), "load.device=cpu"])
-    assert [process.returncode for process in found] == [0, 0], "\n".join(process.stderr for process in found)
-    return found
+TrainOn = Callable[..., Any]
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -70,7 +40,7 @@ def assert_close(found: Path, expected: Path) -> None:
 
 
 @pytest.mark.processes
-def test_a_reinforcement_step_on_two_processes_is_that_of_one(tmp_path: Path, recipe: MakeRecipe) -> None:
+def test_a_reinforcement_step_on_two_processes_is_that_of_one(tmp_path: Path, recipe: MakeRecipe, train_on: TrainOn) -> None:
     # eps keeps Adam from blowing rounding in near-zero gradients up to whole steps.
     settings = {
         "steps": 1,
@@ -80,7 +50,8 @@ def test_a_reinforcement_step_on_two_processes_is_that_of_one(tmp_path: Path, re
         "eval": {"problems": 3, "n": 2, "k": [1]},
     }
     train(recipe(**settings, out=str(tmp_path / "one")))
-    first, second = train_on_two(tmp_path, recipe(**settings, out=str(tmp_path / "two")))
+    started = train_on(2, recipe(**settings, out=str(tmp_path / "two")))
+    started.succeed()
     assert_close(tmp_path / "two", tmp_path / "one")
     ours, theirs = samples(tmp_path / "two"), samples(tmp_path / "one")
     assert [row[:3] for row in ours] == [row[:3] for row in theirs]
@@ -91,12 +62,12 @@ def test_a_reinforcement_step_on_two_processes_is_that_of_one(tmp_path: Path, re
         [one[key] for key in ("loss", "grad_norm", "entropy", "tokens")], rel=1e-3, abs=1e-5
     )
     assert len(list((tmp_path / "two" / "tensorboard").iterdir())) == 1  # the first process alone writes
-    assert "held-out" in first.stdout + first.stderr
-    assert second.stdout + second.stderr == ""
+    assert "held-out" in started.said(0)
+    assert started.said(1) == ""
 
 
 @pytest.mark.processes
-def test_a_warm_start_on_two_processes_is_that_of_one(tmp_path: Path) -> None:
+def test_a_warm_start_on_two_processes_is_that_of_one(tmp_path: Path, train_on: TrainOn) -> None:
     settings = {
         "kind": "sft",
         "model": "new:tiny",
@@ -108,7 +79,7 @@ def test_a_warm_start_on_two_processes_is_that_of_one(tmp_path: Path) -> None:
         "checkpoint": {"every": 2},
     }
     train({**settings, "out": str(tmp_path / "one")})
-    train_on_two(tmp_path, {**settings, "out": str(tmp_path / "two")})
+    train_on(2, {**settings, "out": str(tmp_path / "two")}).succeed()
     assert_close(tmp_path / "two", tmp_path / "one")
     assert sorted(path.name for path in (tmp_path / "two" / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
 

@@ -77,7 +77,7 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.mark.processes
 @pytest.mark.parametrize("case", CASES)
-def test_training_in_parts_is_that_of_one_process(
+def test_training_in_parts_and_on_whole_copies_is_that_of_one_process(
     tmp_path: Path, recipe: MakeRecipe, train_on: TrainOn, tiny_folder: str, case: str
 ) -> None:
     settings = {**CASES[case], "model": tiny_folder}
@@ -87,14 +87,16 @@ def test_training_in_parts_is_that_of_one_process(
     started = train_on(size, recipe(**{**settings, "load": {**FSDP, **load}}, out=str(tmp_path / "parts")))
     started.succeed()
     assert [started.said(rank) for rank in range(1, size)] == [""] * (size - 1)  # the first rank alone speaks
+    train_on(2, recipe(**{**settings, "load": {**load, "parallel": "ddp"}}, out=str(tmp_path / "whole"))).succeed()
     is_bf16 = case == "in bf16"
-    assert largest_gap(tmp_path / "parts", tmp_path / "one") < (1e-3 if is_bf16 else 1e-7)
-    for found, expected in zip(metrics(tmp_path / "parts"), metrics(tmp_path / "one"), strict=True):
-        assert found.keys() == expected.keys()
-        assert [found[key] for key in ("loss", "grad_norm", "entropy", "tokens")] == pytest.approx(
-            [expected[key] for key in ("loss", "grad_norm", "entropy", "tokens")], rel=1e-2 if is_bf16 else 1e-5, abs=1e-6
-        )
-        assert found["grad_norm"] > 0.05
+    for way in ("parts", "whole"):
+        assert largest_gap(tmp_path / way, tmp_path / "one") < (1e-3 if is_bf16 else 1e-7)
+        for found, expected in zip(metrics(tmp_path / way), metrics(tmp_path / "one"), strict=True):
+            assert found.keys() == expected.keys()
+            assert [found[key] for key in ("loss", "grad_norm", "entropy", "tokens")] == pytest.approx(
+                [expected[key] for key in ("loss", "grad_norm", "entropy", "tokens")], rel=1e-2 if is_bf16 else 1e-5, abs=1e-6
+            )
+            assert found["grad_norm"] > 0.05
     newest = tmp_path / "parts" / "checkpoints" / one.checkpoint.name
     if "adapter" not in case:
         assert load_model(newest, ModelConfig(device="cpu")).model.config.architectures == ["Qwen3ForCausalLM"]
