@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ablation_charts import Curve, chart
-from ablation_results import BUDGET, TARGET_GAIN, TO_TARGET, Comparison, Difference, Point, Series, paired, ratios
+from ablation_results import BUDGET, TO_TARGET, Comparison, Difference, Point, Series, paired, ratios
 
 PAGE = "ablations.md"
 MIN_SEEDS = 3  # an arm with fewer finished runs is not shown: its interval would say nothing
@@ -41,8 +41,7 @@ METRICS = {
     "wrong_tokens": Metric("tokens of a wrong answer", 1),
     "mean wrong_tokens": Metric("tokens of a wrong answer, mean of the measurements", 1),
     "right_tokens": Metric("tokens of a right answer", 1),
-    "to_target_tokens": Metric(f"tokens sampled until pass@1 is {100 * TARGET_GAIN:g} points up", 0),
-    "to_target_s": Metric("seconds of training until then", 0),
+    **{name: Metric(target.words, 0) for name, target in TO_TARGET.items()},
 }
 Finished = Mapping[str, Sequence[Series]]
 

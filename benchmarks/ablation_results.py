@@ -18,10 +18,36 @@ from rlvr.evaluation.passk import pass_at_k
 from rlvr.filtering.beta import beta_quantile
 from rlvr.types import Outcome
 
-TARGET_GAIN = 0.1  # "to target": until pass@1 is so much above the base's; a fixed value would suit some bases and not others
 BUDGET = 120_000  # tokens sampled for training that every arm on those problems has at least
-TO_TARGET = {"to_target_tokens": "sampled_tokens", "to_target_s": "wall_s"}
 TRAINED_WITH = ("entropy", "clip_share", "ref_kl")  # recorded by training steps, not by measurements
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A cost until pass@1 is at a fixed value, or so much above the base's: bases differ, and a fixed value suits only some."""
+
+    cost: str  # sampled_tokens or wall_s
+    gain: float | None = None
+    value: float | None = None
+
+    def of(self, base: float) -> float:
+        return self.value if self.value is not None else base + (self.gain or 0.0)
+
+    @property
+    def words(self) -> str:
+        reached = f"is {self.value:g}" if self.value is not None else f"is {100 * (self.gain or 0.0):g} points up"
+        return f"{'tokens sampled' if self.cost == 'sampled_tokens' else 'seconds of training'} until pass@1 {reached}"
+
+
+TO_TARGET = {
+    "to_target_tokens": Target("sampled_tokens", gain=0.1),
+    "to_target_s": Target("wall_s", gain=0.1),
+    "to_15_tokens": Target("sampled_tokens", gain=0.15),
+    "to_20_tokens": Target("sampled_tokens", gain=0.2),
+    "to_0.30_tokens": Target("sampled_tokens", value=0.3),
+    "to_0.35_tokens": Target("sampled_tokens", value=0.35),
+    "to_0.40_tokens": Target("sampled_tokens", value=0.4),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +87,8 @@ class Series:
         For a cost, what it took to reach the target (infinite where it was not reached). NaN where the run has no such value.
         """
         if metric in TO_TARGET:
-            return self.cost_of(self.points[0].values["pass@1"] + TARGET_GAIN, TO_TARGET[metric])
+            target = TO_TARGET[metric]
+            return self.cost_of(target.of(self.points[0].values["pass@1"]), target.cost)
         if metric.startswith("mean "):
             found = [point.values.get(metric.removeprefix("mean "), math.nan) for point in self.points[1:]]
             return statistics.fmean(found) if found else math.nan

@@ -48,6 +48,9 @@ COMMON = (
 )
 DYNAMIC = ("algorithm=dapo", "algorithm.overlong=false", "algorithm.clip_high=0.2", "algorithm.aggregate=sequence_mean")
 LEARNABILITY = 'curriculum={name="learnability",sharpness=2.0}'
+MIXTURE = 'curriculum={name="mixture",by="terms",weights="learnability"}'
+PROBED = ("rollout.probe=4", "rollout.max_refills=0")
+LASTING = ("optim.lr=auto", "data.problems=10000")
 SHAPES = f"{Path(__file__).parent / 'ablation_shapes.py'}"
 REUSE = ("optim.epochs=2", "optim.minibatches=2")  # four optimizer steps a batch
 
@@ -65,6 +68,8 @@ class Setting:
 WITHIN_REACH = Setting((2, 6), steps=40, every=10, held_out=64)
 # Chains of seven digits and more are out of reach, those of two and three soon always solved: choosing can save something.
 MIXED = Setting((2, 9), steps=60, every=10, held_out=64)
+# The same from all problems of the task, with the quickstart's own learning rate, until little is gained any more.
+LONG, LONG_CHOSEN = Setting((2, 9), steps=60, every=10, held_out=64), Setting((2, 9), steps=25, every=5, held_out=64)
 CHOSEN = Setting((2, 9), steps=40, every=10, held_out=64)  # the same for arms that choose; compared by tokens, not by steps
 
 
@@ -101,6 +106,9 @@ ARMS = {
         Arm("learnability", "learnability", ("algorithm=grpo", LEARNABILITY), CHOSEN),
         Arm("easy_to_hard", "easy_to_hard", ("algorithm=grpo", "curriculum=easy_to_hard"), CHOSEN),
         Arm("learnability_dynamic", "learnability and dynamic sampling", (*DYNAMIC, LEARNABILITY), CHOSEN),
+        Arm("long", "GRPO, all problems alike", ("algorithm=grpo", *LASTING), LONG),
+        Arm("long_mixture_probe", "mixture and probes", ("algorithm=grpo", MIXTURE, *PROBED, *LASTING), LONG),
+        Arm("long_mixture_dynamic", "mixture and dynamic sampling", (*DYNAMIC, MIXTURE, *LASTING), LONG_CHOSEN),
         _shaped("kimi", "kimi_length, weight 0.5", "kimi_length", weight=0.5),
         _shaped("cosine", "cosine_length, limit 64", "cosine_length"),
         _shaped("overlong", "overlong_penalty, 16 to 40", "overlong_penalty", max_tokens=40, buffer=24),
@@ -158,6 +166,17 @@ COMPARISONS = (
         curve="pass@1",
         over="sampled_tokens",
         metrics=("to_target_tokens", "to_target_s", "budget pass@1", "at budget pass@1"),
+    ),
+    Comparison(
+        "long",
+        "A mixture by difficulty and dynamic sampling against plain GRPO",
+        ("long", "long_mixture_dynamic", "long_mixture_probe"),
+        curve="pass@1",
+        over="sampled_tokens",
+        metrics=(
+            *("to_target_tokens", "to_15_tokens", "to_20_tokens", "to_0.30_tokens", "to_0.35_tokens", "to_0.40_tokens"),
+            *("budget pass@1", "at budget pass@1"),
+        ),
     ),
     Comparison(
         "length",

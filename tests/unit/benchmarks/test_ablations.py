@@ -147,9 +147,9 @@ def test_one_seed_has_no_interval_and_is_never_clear() -> None:
 
 
 def test_a_run_that_never_reached_the_target_makes_the_ratio_infinite_and_not_smaller(tmp_path: Path) -> None:
-    from ablation_results import TARGET_GAIN, ratios, read_series
+    from ablation_results import TO_TARGET, ratios, read_series
 
-    assert 0 < TARGET_GAIN < 1 / 8
+    assert 0 < (TO_TARGET["to_target_tokens"].gain or 0) < 1 / 8
     ours = [read_series(run_folder(tmp_path / f"a{seed}", [2, 4, 6]), seed=seed) for seed in (1, 2)]
     theirs = [
         read_series(run_folder(tmp_path / f"b{seed}", right), seed=seed) for seed, right in ((1, [2, 6, 6]), (2, [2, 2, 2]))
@@ -199,6 +199,17 @@ def test_a_page_without_a_place_for_a_table_says_what_to_add() -> None:
 
     with pytest.raises(ValueError, match="add <!-- ablation: kl -->"):
         replaced("nothing here", "kl", "table")
+
+
+def test_targets_are_a_fixed_value_or_so_much_above_the_base(tmp_path: Path) -> None:
+    from ablation_results import TO_TARGET, read_series
+
+    series = read_series(run_folder(tmp_path / "run", [2, 4, 6]), seed=1)  # 0.25, 0.5 and 0.75 after 0, 200 and 400 tokens
+    assert series.final("to_20_tokens") == pytest.approx(200 * 0.2 / 0.25)
+    assert series.final("to_0.40_tokens") == pytest.approx(200 * 0.15 / 0.25)
+    assert series.final("to_target_s") == pytest.approx(0.4)
+    assert TO_TARGET["to_0.40_tokens"].words == "tokens sampled until pass@1 is 0.4"
+    assert TO_TARGET["to_target_s"].words == "seconds of training until pass@1 is 10 points up"
 
 
 def test_comparisons_name_arms_and_metrics_that_exist() -> None:
