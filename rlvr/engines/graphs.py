@@ -51,22 +51,23 @@ class CudaRecorder:
         self._pool: Any = None
 
     def record(self, work: Callable[[], Tensor]) -> Callable[[], Tensor]:
-        if self._stream is None:
-            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        if self._pool is None:
-            self._pool = torch.cuda.graph_pool_handle()
-        current, graph = torch.cuda.current_stream(self._device), torch.cuda.CUDAGraph()
-        self._stream.wait_stream(current)
-        try:
-            with torch.cuda.stream(self._stream):
-                for _ in range(_WARM_UPS):
-                    work()
-            # Other threads may take memory of their own meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
-                found = work()
-        finally:
-            torch.cuda.set_stream(current)  # a capture that fails may leave its own one
-            current.wait_stream(self._stream)
+        with torch.cuda.device(self._device):
+            if self._stream is None:
+                self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+            if self._pool is None:
+                self._pool = torch.cuda.graph_pool_handle()
+            current, graph = torch.cuda.current_stream(self._device), torch.cuda.CUDAGraph()
+            self._stream.wait_stream(current)
+            try:
+                with torch.cuda.stream(self._stream):
+                    for _ in range(_WARM_UPS):
+                        work()
+                # Other threads may take memory of their own meanwhile.
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+                    found = work()
+            finally:
+                torch.cuda.set_stream(current)  # a capture that fails may leave its own one
+                current.wait_stream(self._stream)
 
         def repeat() -> Tensor:
             graph.replay()
