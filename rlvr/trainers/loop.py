@@ -62,6 +62,7 @@ class RlLoop:
         self._health = health
         self._stopping: Finding | None = None  # what a health rule said that ended the run
         self._held_out: dict[str, float] = {}
+        self._is_updated = False  # the weights are ahead of `session.step`
         self._grading = dict(grading)  # stored with every rollout: which verifier, version and settings said so
         self._restore()
 
@@ -90,7 +91,8 @@ class RlLoop:
                 if not self.early_end:
                     await self._step()
             except asyncio.CancelledError:
-                self._session.save()
+                if not self._is_updated:  # else the weights are those of a step that is not finished: the last checkpoint stands
+                    self._session.save()
                 raise
             except StarvedError as end:
                 self._session.save()
@@ -142,6 +144,7 @@ class RlLoop:
         self._solve_rates.observe_groups(found.groups, step)
         if self._recipe.env is not None and self._recipe.env.tools:
             metrics |= found.tally.call_fields()
+        self._is_updated = True
         metrics |= await self._pace.compute(functools.partial(self._learn, found))
         updated = await self._pace.hand_over()
         metrics |= updated.metrics() if updated is not None else {}
@@ -150,6 +153,7 @@ class RlLoop:
         rollouts = [rollout for group in found.groups for rollout in group.rollouts]
         said, findings = await self._health.look(rollouts, metrics, step + 1)
         self._session.finish_step(metrics | said)
+        self._is_updated = False
         self._held_out = {}
         self._observer.advance(1, **_shown(metrics))
         self._stopping = next((finding for finding in findings if finding.stops), None)

@@ -79,6 +79,7 @@ class AheadCollector(Collector):
         self._flights: dict[int, _Draw] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._landed: dict[int, _Landed] = {}
+        self._written: dict[int, list[str]] = {}  # those of `_landed` as a checkpoint holds them
         self._starved: StarvedError | None = None
         self._broken: BaseException | None = None
         self._is_held = False
@@ -134,10 +135,10 @@ class AheadCollector(Collector):
 
     def state_dict(self) -> dict[str, Any]:
         flights = [[serial, draw.problem.id, list(draw.seed_parts)] for serial, draw in self._flights.items()]
-        landed = [
-            [serial, one.born, one.drop, [json.dumps(rollout_to_json(rollout)) for rollout in one.group.rollouts]]
-            for serial, one in self._landed.items()
-        ]
+        for serial, one in self._landed.items():
+            if serial not in self._written:  # a loop asks after every step, and a group may wait for several
+                self._written[serial] = [json.dumps(rollout_to_json(rollout)) for rollout in one.group.rollouts]
+        landed = [[serial, one.born, one.drop, self._written[serial]] for serial, one in self._landed.items()]
         return {"serial": self._serial, "attempt": self._attempt, "flights": flights, "landed": landed}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -240,6 +241,7 @@ class AheadCollector(Collector):
         found.failure = self._failure(found.tally, step)
         for serial in (*picked, *dropped, *stale):
             del self._landed[serial]
+            self._written.pop(serial, None)
         self._curriculum.observe(found.groups, step)
         self._taken, self._bursts = step + 1, 0
         self._depart()

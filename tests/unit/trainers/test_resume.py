@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import gzip
 import json
@@ -21,6 +22,7 @@ import torch
 from rlvr.config import load_recipe, to_toml
 from rlvr.filtering.posterior import read_solve_rates
 from rlvr.trainers.run.checkpoint import load_state
+from rlvr.trainers.run.health import HealthWatch
 from rlvr.trainers.train import resume, train
 
 pytestmark = pytest.mark.processes
@@ -226,3 +228,28 @@ def test_an_interrupted_run_saves_says_how_to_go_on_and_does(
         found, expected = result_of(run), result_of(tmp_path / "whole")
         del found["checkpoints"], expected["checkpoints"]  # one more was saved at the interruption
         assert_same(found, expected)
+
+
+def test_an_interruption_between_an_update_and_the_end_of_its_step_falls_back_to_the_last_checkpoint(
+    tmp_path: Path, recipe: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Then the weights are those of a step that has no line yet: they must not be saved as those of the step before."""
+    looks = HealthWatch.look
+
+    async def interrupted_in_step_2(self: HealthWatch, rollouts: Any, metrics: Any, step: int) -> Any:
+        if step == 2:
+            task = asyncio.current_task()
+            assert task is not None
+            task.cancel()
+            await asyncio.sleep(0)
+        return await looks(self, rollouts, metrics, step)
+
+    settings = {"steps": 3, "checkpoint": {"every": 1, "keep": 9}}
+    train(recipe(**settings, out=str(tmp_path / "whole")))
+    monkeypatch.setattr(HealthWatch, "look", interrupted_in_step_2)
+    with pytest.raises(KeyboardInterrupt):
+        train(recipe(**settings, out=str(tmp_path / "broken")))
+    assert [path.name for path in (tmp_path / "broken/checkpoints").iterdir()] == ["step-000001"]
+    monkeypatch.undo()
+    resume(tmp_path / "broken")
+    assert_same(result_of(tmp_path / "broken"), result_of(tmp_path / "whole"))
