@@ -72,6 +72,18 @@ def test_a_layer_keeps_what_the_estimate_says_to_the_byte(family: str, autocast:
     assert of_a_layer == ROWS * LENGTH * layer_bytes(shape, 4 if autocast is None else 2)
 
 
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_a_layer_with_an_adapter_keeps_a_little_less_than_is_said(autocast: torch.dtype | None) -> None:
+    from rlvr.trainers.model.lora import with_adapter
+
+    one, two = (with_adapter(build("qwen2", layers), ModelConfig(lora_rank=2), 0, None) for layers in (1, 2))
+    shape = shape_of(build("qwen2", 2))
+    assert shape is not None
+    of_a_layer = kept_bytes(two, autocast) - kept_bytes(one, autocast)
+    said = ROWS * LENGTH * layer_bytes(shape, 4 if autocast is None else 2)
+    assert 0.8 * said < of_a_layer < said  # frozen norms keep less, the adapter's own outputs are narrow
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_a_shape_counts_the_parameters_of_its_model(family: str, is_tied: bool) -> None:
