@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -161,7 +162,7 @@ def watched(world: World, *, timeout_s: float, advice: str) -> Iterator[World]:
         return
     watch = Watch(world.rank, world.size, timeout_s=timeout_s)
     watch.advice = advice
-    address = watch.listen(os.environ["MASTER_ADDR"]) if world.is_main else None
+    address = watch.listen(os.environ.get("MASTER_ADDR") or socket.gethostname()) if world.is_main else None
     address = world.broadcast(address)
     if not world.is_main:
         assert address is not None
@@ -212,8 +213,8 @@ def _check_launcher() -> None:
     is_alone = "WORLD_SIZE" not in os.environ and "MASTER_ADDR" in os.environ
     if is_alone and os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes"):
         raise ConfigError(
-            "`accelerate launch --cpu` was asked for several processes, but it starts one alone; "
-            "on the CPU start them with `torchrun --nproc_per_node N -m rlvr train ...`"
+            "`accelerate launch --cpu` was asked for several processes, but it starts one alone; on the CPU start them with "
+            "`torchrun --nproc_per_node N -m rlvr train ...`, or say `--multi_gpu` instead of `--cpu` and set load.device=cpu"
         )
 
 

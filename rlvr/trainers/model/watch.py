@@ -102,8 +102,13 @@ class Watch:
     def listen(self, host: str) -> Address:
         """Rank 0's side; `host` is the name by which the others know this machine."""
         with boundary(ConfigError, f"rank 0 cannot listen for the other ranks on {host}"):
-            is_local = socket.gethostbyname(host).startswith("127.")
-            self._listener = socket.create_server(("127.0.0.1" if is_local else "", 0), backlog=self._size)
+            # By name, not by what it resolves to: many machines have their own name at a loopback address.
+            if host == "localhost" or host.startswith("127."):
+                self._listener = socket.create_server(("127.0.0.1", 0), backlog=self._size)
+            elif socket.has_dualstack_ipv6():
+                self._listener = socket.create_server(("", 0), family=socket.AF_INET6, backlog=self._size, dualstack_ipv6=True)
+            else:
+                self._listener = socket.create_server(("", 0), backlog=self._size)
         self._token = os.urandom(16).hex()
         return Address(host, self._listener.getsockname()[1], self._token)
 

@@ -81,14 +81,21 @@ def test_torchrun_ends_and_says_which_rank_died(tmp_path: Path, recipe: MakeReci
     assert f"exitcode  : -9 (pid: {victim})" in said
 
 
-def test_accelerate_launch_that_starts_one_process_for_two_is_found_out(tmp_path: Path, recipe: MakeRecipe) -> None:
+def test_accelerate_launch_starts_all_processes_or_is_found_out(tmp_path: Path, recipe: MakeRecipe) -> None:
     file = tmp_path / "recipe.toml"
-    file.write_text(to_toml(load_recipe(recipe()).model_dump()))
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "rlvr", "train"]
-    done = subprocess.run([*launcher, str(file)], capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode != 0
-    assert "`accelerate launch --cpu` was asked for several processes, but it starts one alone" in done.stderr
-    assert "torchrun --nproc_per_node N -m rlvr train" in done.stderr
+    file.write_text(to_toml(load_recipe(recipe(steps=1), ["load.device=cpu"]).model_dump()))
+
+    def launch(how: str) -> subprocess.CompletedProcess[str]:
+        launcher = [sys.executable, "-m", "accelerate.commands.launch", how, "--num_processes", "2", "-m", "rlvr", "train"]
+        return subprocess.run([*launcher, str(file)], capture_output=True, text=True, timeout=120, check=False)
+
+    alone = launch("--cpu")
+    assert alone.returncode != 0
+    assert "`accelerate launch --cpu` was asked for several processes, but it starts one alone" in alone.stderr
+    assert "torchrun --nproc_per_node N -m rlvr train" in alone.stderr
+    both = launch("--multi_gpu")
+    assert both.returncode == 0, both.stderr
+    assert json.loads((tmp_path / "run" / "environment.json").read_text())["world_size"] == 2
 
 
 # What one rank does while the other waits for it: `{second}` stands for that of rank 1.
