@@ -44,7 +44,18 @@ def test_the_same_recipe_ends_as_well_with_vllm_and_its_weights_never_lag_behind
     assert "engine_gap_mean" not in (runs["native"].folder / "metrics.jsonl").read_text()
 
 
-def sevens(folder: Path, engine: str) -> Run:
+def test_vllm_generates_while_the_trainer_updates_and_learns_as_well(tmp_path: Path) -> None:
+    (tmp_path / "sevens.py").write_text(VERIFIER)
+    run = sevens(tmp_path, "vllm", max_staleness=1)
+    rewards = column(run, "reward_mean")
+    assert rewards[0] < 0.1
+    assert sum(rewards[-5:]) / 5 > 0.9
+    assert set(column(run, "staleness_max")) == {0, 1}
+    assert max(column(run, "engine_gap_mean")) < 1e-4
+    assert len(column(run, "time_generate_idle_s")) == STEPS
+
+
+def sevens(folder: Path, engine: str, max_staleness: int = 0) -> Run:
     return train(
         model="new:tiny",
         task="chains",
@@ -52,7 +63,7 @@ def sevens(folder: Path, engine: str) -> Run:
         threads=1,
         engine={"name": engine},
         verifiers=[{"name": f"{folder / 'sevens.py'}:share_of_sevens"}],
-        rollout={"group_size": 8, "problems_per_step": 8, "max_tokens": 6},
+        rollout={"group_size": 8, "problems_per_step": 8, "max_tokens": 6, "max_staleness": max_staleness},
         algorithm={"name": "grpo"},
         optim={"lr": 3e-3},
         data={"problems": 50},
