@@ -22,7 +22,8 @@ from rlvr.errors import CheckpointError, ConfigError, boundary
 _INCIDENTAL = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "use_cache")
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
-_LEFT_BEHIND = ("*.safetensors", "*.bin", "*.pt", "moments", _INDEX)  # weights, and a trainer's state that belongs to one parent alone
+# Weights, and a trainer's state that belongs to one parent alone.
+_LEFT_BEHIND = ("*.safetensors", "*.bin", "*.pt", "moments", _INDEX)
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,12 +18,12 @@ def is_sharded(model: nn.Module) -> bool:
     return any(isinstance(parameter, DTensor) for parameter in model.parameters())
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor, without a gradient where it was in parts; any other tensor is returned as it is."""
+def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+    """All of a tensor, in `dtype` where one is given; without a gradient where it was in parts."""
     if not isinstance(tensor, DTensor):
-        return tensor
-    # Parts that were offloaded lie on the CPU, and are gathered where the processes meet.
-    there: Any = tensor.detach().to(_meeting_place(tensor))
+        return tensor if dtype is None else tensor.to(dtype)
+    # Parts that were offloaded lie on the CPU, and are gathered where the processes meet; narrow ones travel faster.
+    there: Any = tensor.detach().to(_meeting_place(tensor), dtype or tensor.dtype)
     found: Tensor = there.full_tensor()
     return found
 
@@ -56,7 +56,7 @@ def unsharded(model: Any, dtype: torch.dtype) -> Any:
 def take_over(copy: nn.Module, model: nn.Module) -> None:
     """The sharded model's present weights, into its copy."""
     for ours, theirs in zip(copy.parameters(), model.parameters(), strict=True):
-        ours.copy_(whole(theirs))
+        ours.copy_(whole(theirs, ours.dtype))
 
 
 def gathered(model: nn.Module, *, is_kept: bool) -> dict[str, Tensor]:

@@ -87,12 +87,12 @@ class LlamaWeights:
     def read(cls, causal: Any, dtype: torch.dtype) -> LlamaWeights:
         inner, head = causal.model, causal.lm_head.weight
         is_fused = dtype is not torch.float32 or sum(parameter.numel() for parameter in causal.parameters()) < _FUSE_BELOW
-        embedding = whole(inner.embed_tokens.weight).to(dtype)
+        embedding = whole(inner.embed_tokens.weight, dtype)
         return cls(
             embedding=embedding,
             layers=tuple(_read_layer(layer, dtype, is_fused=is_fused) for layer in inner.layers),
             norm=_read_norm(inner.norm, dtype),
-            head=embedding if head is inner.embed_tokens.weight else whole(head).to(dtype),
+            head=embedding if head is inner.embed_tokens.weight else whole(head, dtype),
         )
 
     def renew(self, causal: Any, dtype: torch.dtype) -> None:
@@ -101,9 +101,9 @@ class LlamaWeights:
         One layer at a time, so that there is never a second copy of the whole.
         """
         inner = causal.model
-        self.embedding.copy_(whole(inner.embed_tokens.weight))
+        self.embedding.copy_(whole(inner.embed_tokens.weight, dtype))
         if self.head is not self.embedding:
-            self.head.copy_(whole(causal.lm_head.weight))
+            self.head.copy_(whole(causal.lm_head.weight, dtype))
         self.norm.weight.copy_(_read_norm(inner.norm, dtype).weight)
         for ours, theirs in zip(self.layers, inner.layers, strict=True):
             fresh = _read_layer(theirs, dtype, is_fused=len(ours.qkv.weights) == 1)
@@ -125,7 +125,7 @@ def _read_layer(layer: Any, dtype: torch.dtype, *, is_fused: bool) -> Layer:
         qkv=_read_linear((attention.q_proj, attention.k_proj, attention.v_proj), dtype, is_fused=is_fused),
         query_key_norm=query_key_norm,
         output=_read_weight(attention.o_proj, dtype).t(),
-        output_bias=None if output_bias is None else whole(output_bias).to(dtype),
+        output_bias=None if output_bias is None else whole(output_bias, dtype),
         mlp_norm=_read_norm(layer.post_attention_layernorm, dtype),
         gate_up=_read_linear((mlp.gate_proj, mlp.up_proj), dtype, is_fused=is_fused),
         down=_read_weight(mlp.down_proj, dtype).t(),
@@ -138,7 +138,7 @@ def _read_norm(module: Any, dtype: torch.dtype) -> RmsNorm:
 
 def _read_linear(modules: Sequence[Any], dtype: torch.dtype, *, is_fused: bool) -> Linear:
     weights = tuple(_read_weight(module, dtype) for module in modules)
-    biases = tuple(None if module.bias is None else whole(module.bias).to(dtype) for module in modules)
+    biases = tuple(None if module.bias is None else whole(module.bias, dtype) for module in modules)
     if not is_fused:
         return Linear(weights, biases)
     fused = torch.cat([bias for bias in biases if bias is not None]) if biases[0] is not None else None
@@ -148,7 +148,7 @@ def _read_linear(modules: Sequence[Any], dtype: torch.dtype, *, is_fused: bool) 
 def _read_weight(module: Any, dtype: torch.dtype) -> Tensor:
     """A projection's weight with its LoRA adapters merged."""
     if not hasattr(module, "get_delta_weight"):
-        return whole(module.weight).to(dtype)
+        return whole(module.weight, dtype)
     weight = whole(module.base_layer.weight)
     for adapter in () if module.disable_adapters else module.active_adapters:
         weight = weight + whole(module.get_delta_weight(adapter)).to(weight.dtype)
