@@ -80,6 +80,7 @@ class Updater:
             group["lr"] = lr
         with enough_memory(f"taking the optimizer's step {step + 1}", self._settings):
             self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)  # 4 bytes a parameter that generation can have
         return StepStats(total, norm, lr)
 
     def _in_step(self, losses: Iterable[Callable[[], Tensor]]) -> list[Callable[[], Tensor]]:

@@ -46,8 +46,7 @@ class Workload:
 class Memory:
     """Bytes by what they are for. The peaks are those of an update in several micro-batches, and of generation after it.
 
-    Gradients count in both: those of earlier micro-batches are there while the next one runs, and they stay until the next
-    update.
+    Gradients are whole under the activations, because those of earlier micro-batches are there; generation does without.
     """
 
     weights: int
@@ -71,7 +70,7 @@ class Memory:
 
     @property
     def generation(self) -> int:
-        return self.always + self.gradients + self.kv_cache + self.decoding
+        return self.always + self.kv_cache + self.decoding
 
     @property
     def peak(self) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 import torch
@@ -66,8 +67,9 @@ def learner_of(session: Session, algorithm: str, *, reference: Any = None, **arg
 def step(
     algorithm: str, groups: Sequence[Group] = GROUPS, *, optim: dict[str, Any] | None = None, **arguments: Any
 ) -> tuple[Session, dict[str, float]]:
-    """The session after one step with plain SGD's information: gradients are read from the parameters."""
+    """The session after one step; its gradients are those that no clipping has touched."""
     session = session_of(optim={"lr": 1e-2, "grad_clip": 0.0, **(optim or {})})
+    watch_gradients(session)
     reference = tiny_model(SPEC, seed=1)[0] if arguments.get("kl_coef") else None
     learner = learner_of(session, algorithm, reference=reference, **arguments)
     return session, learner.learn(learner.prepare(groups))
@@ -77,8 +79,32 @@ def weights_of(session: Session) -> dict[str, Tensor]:
     return {name: value.detach().clone() for name, value in session.loaded.model.named_parameters()}
 
 
+GRADIENTS: WeakKeyDictionary[Session, dict[str, Tensor]] = WeakKeyDictionary()
+
+
+def watch_gradients(session: Session) -> None:
+    """Keep what has been added up after each micro-batch: an update gives its gradients back."""
+    kept = GRADIENTS[session] = {}
+
+    def watch(name: str, parameter: torch.nn.Parameter) -> None:
+        def keep(accumulated: Tensor) -> None:
+            assert accumulated.grad is not None
+            kept[name] = accumulated.grad.clone()
+
+        parameter.register_post_accumulate_grad_hook(keep)
+
+    for name, parameter in session.loaded.model.named_parameters():
+        watch(name, parameter)
+
+
 def gradients_of(session: Session) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in session.loaded.model.named_parameters() if p.grad is not None}
+    return GRADIENTS[session]
+
+
+def test_an_update_leaves_no_gradients_behind() -> None:
+    session, metrics = step("grpo")
+    assert metrics["grad_norm"] > 0
+    assert all(parameter.grad is None for parameter in session.loaded.model.parameters())
 
 
 def relative_gap(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
@@ -131,6 +157,7 @@ def test_tool_output_and_prompt_tokens_get_no_gradient() -> None:
     def gradient(tool_output: Sequence[int], sampled: bool) -> dict[str, Tensor]:
         turns = [((2, 3), (4, 5))] + ([((2, 3, 4, 5, *tool_output), (6,))] if sampled else [])
         session = session_of(optim={"lr": 1e-2, "grad_clip": 0.0})
+        watch_gradients(session)
         learner = learner_of(session, "rloo")
         batch = learner.prepare([Group(problem, (rollout_of(problem, 0, turns, 1.0), bad))])
         if sampled:
@@ -259,7 +286,7 @@ def test_a_broken_logprob_stops_the_run_and_leaves_the_weights() -> None:
         learner.learn(batch)
     for name, value in weights_of(session).items():
         assert torch.equal(value, before[name]), name
-    assert not gradients_of(session)
+    assert all(parameter.grad is None for parameter in session.loaded.model.parameters())
     assert not session.updater.state_dict()["state"]
 
 
