@@ -203,7 +203,7 @@ class Collector:
 
     async def _sample(self, problems: Sequence[Problem], step: int, attempt: int) -> list[Group]:
         seed_parts = ("rollout", self._recipe.seed, step, attempt)
-        drawn = self._world.share(list(zip(problems, _repeats(problems), strict=True)))
+        drawn = self._world.share(list(zip(problems, repeats(problems), strict=True)))
         mine = [self._group(problem, *seed_parts, *repeat) for problem, repeat in drawn]
         return self._world.gather(await self._world.agreed(asyncio.gather(*mine)), len(problems))
 
@@ -264,15 +264,15 @@ def _is_alike(probe: Group) -> bool:
     return len(rewards) > 1 and len(set(rewards)) == 1
 
 
-def _repeats(problems: Sequence[Problem]) -> list[tuple[int, ...]]:
+def repeats(problems: Sequence[Problem]) -> list[tuple[int, ...]]:
     """For each problem its further seed parts: none for the first time that it is drawn, then 1, 2, ...
 
     Few problems may be drawn several times in a step; with equal seeds their groups would be copies.
     """
     seen: Counter[str] = Counter()
-    repeats: list[tuple[int, ...]] = []
+    found: list[tuple[int, ...]] = []
     for problem in problems:
         count = seen[problem.id]
         seen[problem.id] += 1
-        repeats.append((count,) if count else ())
-    return repeats
+        found.append((count,) if count else ())
+    return found

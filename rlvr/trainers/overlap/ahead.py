@@ -19,7 +19,7 @@ from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.model.distributed import World
 from rlvr.trainers.overlap.staleness import oldest_version
 from rlvr.trainers.overlap.timeline import Lane, Timeline
-from rlvr.trainers.rollouts import Collected, Collector, _repeats, scored_group
+from rlvr.trainers.rollouts import Collected, Collector, repeats, scored_group
 from rlvr.types import Group, Problem, Sampling
 
 
@@ -163,7 +163,7 @@ class AheadCollector(Collector):
             parts: tuple[Part, ...] = ("rollout", self._recipe.seed, self._version, self._attempt)
             self._attempt += 1
             self._bursts += 1
-            for problem, repeat in zip(problems, _repeats(problems), strict=True):
+            for problem, repeat in zip(problems, repeats(problems), strict=True):
                 self._flights[self._serial] = _Draw(problem, (*parts, *repeat), self._version)
                 self._fly(self._serial)
                 self._serial += 1
