@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from rlvr.trainers.train import Run, train
 
 STEPS = 40
@@ -20,16 +22,23 @@ def share_of_sevens(problem, rollout):
 """
 
 
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One for all: a verifier has one file in a process."""
+    made = tmp_path_factory.mktemp("sevens")
+    (made / "sevens.py").write_text(VERIFIER)
+    return made
+
+
 def column(run: Run, name: str) -> list[float]:
     """A metric of every step that has it; steps without signal were not learned from."""
     rows = [json.loads(line) for line in (run.folder / "metrics.jsonl").read_text().splitlines()]
     return [row[name] for row in rows if name in row]
 
 
-def test_the_same_recipe_ends_as_well_with_vllm_and_its_weights_never_lag_behind(tmp_path: Path) -> None:
+def test_the_same_recipe_ends_as_well_with_vllm_and_its_weights_never_lag_behind(folder: Path) -> None:
     """A random model is to write sevens: less than a tenth of its tokens are at first, more than nine tenths at the end."""
-    (tmp_path / "sevens.py").write_text(VERIFIER)
-    runs = {name: sevens(tmp_path, name) for name in ("native", "vllm")}
+    runs = {name: sevens(folder, name) for name in ("native", "vllm")}
     rewards = {name: column(run, "reward_mean") for name, run in runs.items()}
     ends = {name: sum(values[-5:]) / 5 for name, values in rewards.items()}
     for name, values in rewards.items():
@@ -44,9 +53,8 @@ def test_the_same_recipe_ends_as_well_with_vllm_and_its_weights_never_lag_behind
     assert "engine_gap_mean" not in (runs["native"].folder / "metrics.jsonl").read_text()
 
 
-def test_vllm_generates_while_the_trainer_updates_and_learns_as_well(tmp_path: Path) -> None:
-    (tmp_path / "sevens.py").write_text(VERIFIER)
-    run = sevens(tmp_path, "vllm", max_staleness=1)
+def test_vllm_generates_while_the_trainer_updates_and_learns_as_well(folder: Path) -> None:
+    run = sevens(folder, "vllm", max_staleness=1)
     rewards = column(run, "reward_mean")
     assert rewards[0] < 0.1
     assert sum(rewards[-5:]) / 5 > 0.9
@@ -69,5 +77,5 @@ def sevens(folder: Path, engine: str, max_staleness: int = 0) -> Run:
         data={"problems": 50},
         eval={"problems": 0},
         checkpoint={"every": 0},
-        out=str(folder / engine),
+        out=str(folder / f"{engine}-{max_staleness}"),
     )
