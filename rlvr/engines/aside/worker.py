@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 
 from rlvr.engines.aside.wire import Setup, completion_row, line, sampling_of
 from rlvr.engines.native import NativeEngine
+from rlvr.engines.overwrite import overwrite
 from rlvr.errors import ContextFullError, EngineError, RlvrError, boundary
 from rlvr.types import JSON
 
@@ -127,7 +128,6 @@ def _load(setup: Setup) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-@torch.no_grad()
 def _read_weights(model: Any, path: str) -> None:
     """Copy a file of tensors over the model's own, and see that none was missing.
 
@@ -135,18 +135,7 @@ def _read_weights(model: Any, path: str) -> None:
         EngineError: the file cannot be read, or is of another model.
     """
     with boundary(EngineError, f"reading the policy's weights from {path}"):
-        tensors = load_file(path)
-        own = model.state_dict()
-        if unknown := sorted(tensors.keys() - own.keys()):
-            raise EngineError(f"{path} has {len(unknown)} tensors that the model lacks, e.g. {unknown[0]}")
-        written = set()
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)
-            written.add(own[name].data_ptr())
-        # Of tensors that are tied, the file has one.
-        missing = sorted(name for name, tensor in own.items() if tensor.numel() and tensor.data_ptr() not in written)
-        if missing:
-            raise EngineError(f"{path} lacks {len(missing)} tensors of the model, e.g. {missing[0]}")
+        overwrite(model, load_file(path))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load
 
 from rlvr.engines.native import NativeEngine
+from rlvr.engines.overwrite import overwrite
 from rlvr.engines.vllm.request import Draw, Request
 from rlvr.errors import EngineError, boundary
 
@@ -63,7 +64,7 @@ class Sampler:
     async def load(self, weights: bytes, version: str) -> None:
         """Take over weights in safetensors format; the engine is made with the first ones, and checks itself against them."""
         with boundary(EngineError, "reading the policy's weights"):
-            _copy_into(self._model, load(weights))
+            overwrite(self._model, load(weights))
         if self._engine is None:
             setup = self._setup
             self._engine = NativeEngine(
@@ -84,18 +85,3 @@ class Sampler:
         version = self._version
         completion = await self._engine.generate(request.prompt, request.sampling)
         return Draw(completion.token_ids, completion.logprobs, completion.finish_reason.value, version)
-
-
-@torch.no_grad()
-def _copy_into(model: Any, tensors: dict[str, torch.Tensor]) -> None:
-    own = model.state_dict()
-    if unknown := sorted(tensors.keys() - own.keys()):
-        raise EngineError(f"the weights have {len(unknown)} tensors that the model lacks, e.g. {unknown[0]}")
-    written = set()
-    for name, tensor in tensors.items():
-        own[name].copy_(tensor)
-        written.add(own[name].data_ptr())
-    # Of tensors that are tied, only one was sent.
-    missing = sorted(name for name, tensor in own.items() if tensor.numel() and tensor.data_ptr() not in written)
-    if missing:
-        raise EngineError(f"the weights lack {len(missing)} tensors of the model, e.g. {missing[0]}")

@@ -168,7 +168,7 @@ def test_refused_requests_are_errors_of_their_own(engine: AsideEngine) -> None:
 
 def test_a_cancelled_request_leaves_the_process(engine: AsideEngine) -> None:
     async def main() -> None:
-        task = asyncio.create_task(engine.generate([2, 3], Sampling(max_tokens=500)))
+        task = asyncio.create_task(together(engine, requests(16, tokens=500)))  # some end by themselves soon
         await asyncio.sleep(0.02)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -199,7 +199,7 @@ def test_one_that_dies_too_often_fails_what_it_was_asked_and_what_comes_after_an
     assert folder.exists()
 
     async def main() -> None:
-        flying = asyncio.create_task(fragile.generate([2, 3], Sampling(max_tokens=500)))
+        flying = asyncio.create_task(together(fragile, requests(16, tokens=500)))
         await asyncio.sleep(0.02)
         os.kill(fragile.pid, signal.SIGKILL)
         with pytest.raises(EngineError, match=r"died \(code -9\).*rollout.max_staleness = 0"):
