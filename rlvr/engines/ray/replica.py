@@ -42,6 +42,10 @@ class WeightsStore:
         """Forget those that no actor asks for any more; the store frees their memory."""
         self._refs = dict(list(self._refs.items())[-1:])
 
+    def forget(self) -> None:
+        """Forget all of them."""
+        self._refs.clear()
+
     def ref(self, version: str) -> Any:
         return self._refs[version]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
@@ -10,22 +9,17 @@ from typing import Any, Literal
 
 import torch
 
-from rlvr.engines.base import WeightUpdate
-from rlvr.engines.load import end_ids
-from rlvr.engines.requests import check_prompt, check_sampling, model_context
-from rlvr.engines.vllm.gap import LIMITS, Gap, Probes, check, measure
+from rlvr.engines.replicated import ReplicatedEngine
 from rlvr.engines.vllm.local import LocalReplica, LocalSetup
-from rlvr.engines.vllm.pool import Pool, Replica
-from rlvr.engines.vllm.request import Request, Weights
+from rlvr.engines.vllm.pool import Replica
+from rlvr.engines.vllm.request import Weights
 from rlvr.engines.vllm.servers import Expected, ServerReplica, addresses
-from rlvr.engines.vllm.thread import LoopThread
 from rlvr.engines.vllm.transfer import TRAINER_SIDES
 from rlvr.engines.vllm.weights import WeightsFolder, checkpoint_tensors
 from rlvr.errors import ConfigError, EngineError, boundary
-from rlvr.types import JSON, Completion, Sampling
+from rlvr.types import JSON
 
 _PAUSE_S = 1.0  # Ctrl-C ends vLLM's processes, too, a moment before the run is closed: those must not be started again
-_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +34,7 @@ class VllmSettings:
     start_s: float = 120.0  # how long a server that was lost may take to come back
 
 
-class VllmEngine:
+class VllmEngine(ReplicatedEngine):
     """Generates with vLLM for any number of concurrent `generate` calls, up to `max_rows` at a time on each instance.
 
     Without `url`, vLLM runs on this machine, in processes of its own that the engine starts and ends. With `url` (several, with
@@ -61,8 +55,6 @@ class VllmEngine:
         EngineError: vLLM does not start, a server is down or has another model, or the weights do not arrive.
     """
 
-    runs_beside = True  # it generates while the trainer's process computes
-
     def __init__(
         self,
         model: Any,
@@ -74,105 +66,37 @@ class VllmEngine:
         url: str | Sequence[str] | None = None,
         **settings: JSON,
     ) -> None:
-        if precision not in _DTYPES:
-            raise EngineError(f"engine precision = {precision!r}; choose one of {', '.join(_DTYPES)}")
-        if max_rows < 1:
-            raise EngineError(f"engine max_rows = {max_rows}; set it to 1 or more")
         own, arguments = _split(settings)
         _check_machine(bool(url), arguments)
         _check_route(own, bool(url), next(model.parameters()).device)
-        self.policy_version = 0
-        wanted = max_context or arguments.get("max_model_len")
-        self.max_context = model_context(getattr(model.config, "max_position_embeddings", None), wanted)
-        self._model = model
-        self._precision = precision
-        self._limit = LIMITS[precision] if own.gap_limit is None else own.gap_limit
-        self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
-        self._has_tokenizer = tokenizer is not None
-        self.eos_ids = end_ids(model, tokenizer)
-        self._probes = Probes(vocabulary=self._vocabulary, max_context=self.max_context, end_ids=tuple(sorted(self.eos_ids)))
-        self._in_flight = 0
+        super().__init__(
+            model,
+            tokenizer,
+            max_rows=max_rows,
+            max_context=max_context or arguments.get("max_model_len"),
+            precision=precision,
+            kind="instance of vLLM",
+            gap_limit=own.gap_limit,
+        )
         self._has_file = own.weights == "file"
         servers = addresses(url) if url else ()
         self._folder = WeightsFolder(own.folder)
-        self._thread = LoopThread("rlvr-vllm")
-        self._pool = Pool((), restarts=own.restarts)
-        try:
-            replicas = self._servers(servers, own, max_rows) or [self._local(tokenizer, max_rows, own, arguments)]
-            self._pool = Pool(replicas, restarts=own.restarts, pause_s=_PAUSE_S)
-            self._thread.run(self._pool.start(self._weights()))
-            self.start_gap = self._measure_gap()
-        except BaseException:
-            self._close()
-            raise
-
-    @property
-    def restarts(self) -> int:
-        """How often an instance was brought back so far."""
-        return self._pool.restarts
-
-    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
-        """Sample one completion of `prompt_ids`.
-
-        It ends with an end-of-sequence token, with the token that completes a stop string, after `max_tokens`, or where the
-        context is full. Cancelling the call ends the request in vLLM, too.
-
-        Raises:
-            ContextFullError: the prompt is too long.
-            EngineError: a prompt or setting that cannot be served, or no instance of vLLM is left.
-        """
-        prompt = tuple(prompt_ids)
-        check_prompt(prompt, vocabulary=self._vocabulary, max_context=self.max_context)
-        check_sampling(sampling, has_tokenizer=self._has_tokenizer)
-        limit = min(sampling.max_tokens, self.max_context - len(prompt))
-        request = Request(prompt, sampling, limit, tuple(sorted(self.eos_ids)))
-        version = self.policy_version
-        self._in_flight += 1
-        try:
-            draw = await self._thread.hand_over(self._pool.draw(request))
-        finally:
-            self._in_flight -= 1
-        self._probes.remember(prompt, draw.token_ids)
-        return draw.completion(version)
-
-    def update_weights(self) -> WeightUpdate:
-        """Hand the model's present weights over, compare logprobs, and raise `policy_version` by one.
-
-        Raises:
-            EngineError: requests are in flight, the weights do not arrive, or vLLM computes something else with them.
-        """
-        if self._in_flight:
-            raise EngineError(f"weights cannot change while {self._in_flight} requests are in flight; await them first")
-        started = time.perf_counter()
-        self._thread.run(self._pool.load(self._weights()))
-        self._folder.keep_newest()
-        gap = self._measure_gap()
-        self.policy_version += 1
-        return WeightUpdate(gap.mean, gap.largest, time.perf_counter() - started, self._pool.restarts)
-
-    async def close(self) -> None:
-        """End the colocated vLLM and forget servers. Harmless the second time."""
-        self._close()
+        self._begin(
+            lambda: self._servers(servers, own, max_rows) or [self._local(tokenizer, max_rows, own, arguments)],
+            restarts=own.restarts,
+            pause_s=_PAUSE_S,
+        )
 
     def _weights(self) -> Weights:
         if self._has_file:
-            return self._folder.write(self._model, _DTYPES[self._precision])
+            return self._folder.write(self._model, self._dtype)
         return self._folder.name_only()
 
-    def _measure_gap(self) -> Gap:
-        """The largest gap of all instances.
+    def _keep_newest(self) -> None:
+        self._folder.keep_newest()
 
-        Raises:
-            EngineError: it is above the limit.
-        """
-        requests = self._probes.requests()
-        drawn = self._thread.run(self._pool.draw_on_each(requests))
-        gaps = {name: measure(requests, draws, self._model, precision=self._precision) for name, draws in drawn.items()}
-        for name, gap in gaps.items():
-            check(gap, self._limit, name)
-        if not gaps:
-            raise EngineError("every instance of vLLM was lost right after it took over the weights")
-        return max(gaps.values(), key=lambda gap: gap.mean)
+    def _forget_weights(self) -> None:
+        self._folder.remove()
 
     def _local(self, tokenizer: Any, max_rows: int, own: VllmSettings, arguments: dict[str, JSON]) -> Replica:
         folder = self._folder.path / "model"
@@ -193,7 +117,7 @@ class VllmEngine:
             kv_bytes=_kv_bytes(base.config, self._precision) * self.max_context,
             has_tokenizer=tokenizer is not None,
             arguments=arguments,
-            tensors=lambda: checkpoint_tensors(self._model, _DTYPES[self._precision]),
+            tensors=lambda: checkpoint_tensors(self._model, self._dtype),
             request_s=own.request_s,
             weights=own.weights,
         )
@@ -202,14 +126,6 @@ class VllmEngine:
     def _servers(self, urls: Sequence[str], own: VllmSettings, max_rows: int) -> list[Replica]:
         expected = Expected(self.max_context, self._vocabulary)
         return [ServerReplica(url, expected, max_requests=max_rows, request_s=own.request_s, start_s=own.start_s) for url in urls]
-
-    def _close(self) -> None:
-        try:
-            if not self._thread.is_stopped:
-                self._thread.run(self._pool.close())
-        finally:
-            self._thread.stop()
-            self._folder.remove()
 
 
 def _split(settings: dict[str, JSON]) -> tuple[VllmSettings, dict[str, JSON]]:

@@ -64,10 +64,12 @@ class Pool:
     All methods belong to one event loop.
     """
 
-    def __init__(self, replicas: Sequence[Replica], *, restarts: int, pause_s: float = 0.0, kind: str = "vLLM") -> None:
+    def __init__(
+        self, replicas: Sequence[Replica], *, restarts: int, pause_s: float = 0.0, kind: str = "instance of vLLM"
+    ) -> None:
         self._members = [_Member(replica, restarts) for replica in replicas]
         self._pause_s = pause_s
-        self._kind = kind  # of replicas, for messages
+        self._kind = kind  # one replica, in messages
         self._weights: Weights | None = None
         self._turn = 0
         self.restarts = 0  # so far, of all replicas
@@ -158,7 +160,7 @@ class Pool:
             recoveries = [member.recovery for member in self._members if member.recovery is not None]
             if not recoveries:
                 problems = "; ".join(member.problem for member in self._members)
-                raise EngineError(f"no instance of {self._kind} is left: {problems}")
+                raise EngineError(f"no {self._kind} is left: {problems}")
             await asyncio.wait(recoveries, return_when=asyncio.FIRST_COMPLETED)
 
     def _lose(self, member: _Member, error: ReplicaLostError) -> None:
