@@ -34,6 +34,13 @@ class Plugin:
     reference: str
     origin: str  # "rlvr 0.1.0", "other-package 1.2", "tasks/mine.py", "decorator in module"
 
+    @property
+    def is_reachable(self) -> bool:
+        """Whether another process finds it by its reference: as a module-level name in a file."""
+        location, _, attribute = self.reference.rpartition(":")
+        is_missing_file = location.endswith(".py") and not Path(location).is_file()
+        return not ("<locals>" in attribute or location in ("__main__", "?", "") or is_missing_file)
+
 
 _decorated: dict[tuple[str, str], Plugin] = {}
 

@@ -15,7 +15,7 @@ from rlvr.envs.rollout import RolloutLimits
 from rlvr.envs.tool_port import ToolPort
 from rlvr.errors import ConfigError
 from rlvr.registry import Plugin, resolve
-from rlvr.tools.base import ToolReference, check_settings, make_tool
+from rlvr.tools.base import MakeTools, ToolReference, check_settings, tools_here
 from rlvr.tools.formats import FORMATS, format_for, format_named
 from rlvr.tools.parse import ToolFormat
 from rlvr.tools.toolbox import CallLimits, Toolbox
@@ -30,19 +30,20 @@ class EnvMaker:
     An environment plugin is a class whose instances serve one rollout each (`start`, `reply`, `close`), or a factory: a class of
     async context managers, one for the run, that are called for each rollout.
 
-    `renderer` is None for a server that takes messages and knows tools itself.
+    `renderer` is None for a server that takes messages and knows tools itself. `make_tools` says where tools run: in this
+    process, or elsewhere.
 
     Raises:
         PluginError: no such environment or tool, or one that is broken.
         ConfigError: a setting that they do not have, tools for an environment that takes none, or none for one that needs some.
     """
 
-    def __init__(self, config: EnvConfig, renderer: Renderer | None) -> None:
+    def __init__(self, config: EnvConfig, renderer: Renderer | None, *, make_tools: MakeTools = tools_here) -> None:
         self._config = config
         self._renderer = renderer
         self._plugin = check_env_config(config)
         limits = CallLimits(config.limits.call_s, config.limits.output_tokens)
-        tools = [make_tool(ToolReference.parse(tool)) for tool in config.tools]
+        tools = make_tools([ToolReference.parse(tool) for tool in config.tools])
         self._toolbox = Toolbox(tools, limits, tokenizer=renderer.tokenizer if renderer is not None else None)
         self._stack = contextlib.AsyncExitStack()
         self._port: ToolPort | None = None

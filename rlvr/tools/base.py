@@ -108,6 +108,13 @@ class SessionTool(Tool, Protocol):
 
 
 @runtime_checkable
+class RemoteTool(SessionTool, Protocol):
+    """A session tool whose calls are timed where they run: `grace_s` after `Scope.call_s` it has long answered or raised."""
+
+    grace_s: float
+
+
+@runtime_checkable
 class Toolkit(Protocol):
     """Tools that come and go together, such as those of a server."""
 
@@ -145,6 +152,22 @@ class ToolReference:
         return cls(name, {key: setting for key, setting in value.items() if key != "name"})
 
 
+class MakeTools(Protocol):
+    """Makes the tools that a recipe names, here or elsewhere.
+
+    Raises:
+        PluginError: no such plugin, or it is no tool.
+        ConfigError: a setting that it does not have, or refuses.
+    """
+
+    def __call__(self, references: Sequence[ToolReference]) -> Sequence[Tool | Toolkit]: ...
+
+
+def tools_here(references: Sequence[ToolReference]) -> Sequence[Tool | Toolkit]:
+    """In this process; see `MakeTools`."""
+    return [make_tool(reference) for reference in references]
+
+
 def make_tool(reference: ToolReference) -> Tool | Toolkit:
     """The tool that a recipe names.
 
@@ -152,14 +175,35 @@ def make_tool(reference: ToolReference) -> Tool | Toolkit:
         PluginError: no such plugin, or it is no tool.
         ConfigError: a setting that it does not have, or refuses.
     """
+    return tool_of(find_tool(reference), reference.settings)
+
+
+def find_tool(reference: ToolReference) -> Plugin:
+    """The plugin that a recipe names, its settings checked, but no tool made of it.
+
+    Raises:
+        PluginError: no such plugin.
+        ConfigError: a setting that it does not have.
+    """
     plugin = resolve("tools", reference.name)
-    target = plugin.target
-    if isinstance(target, type):
+    if isinstance(plugin.target, type):
         check_settings(plugin, reference.settings)
-        with boundary(ConfigError, f"tool {reference.name!r} refuses its settings {dict(reference.settings)}"):
-            target = target(**reference.settings)
     elif reference.settings:
         raise ConfigError(f"tool {reference.name!r} has no settings, but got {', '.join(reference.settings)}")
+    return plugin
+
+
+def tool_of(plugin: Plugin, settings: Mapping[str, JSON]) -> Tool | Toolkit:
+    """What a plugin makes with settings that fit it.
+
+    Raises:
+        PluginError: it is no tool.
+        ConfigError: it refuses its settings.
+    """
+    target = plugin.target
+    if isinstance(target, type):
+        with boundary(ConfigError, f"tool {plugin.name!r} refuses its settings {dict(settings)}"):
+            target = target(**settings)
     if inspect.isfunction(target):
         from rlvr.tools.function import FunctionTool
 

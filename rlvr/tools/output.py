@@ -65,11 +65,12 @@ def _bounded(raw: Output, size: int) -> tuple[str, int]:
         if len(raw) > 2 * size:
             return f"{raw[:size].decode('utf-8', 'replace')}{raw[-size:].decode('utf-8', 'replace')}", len(raw) - 2 * size
         return bytes(raw).decode("utf-8", "replace"), 0
-    text = raw if isinstance(raw, str) else _as_json(raw)
+    text = raw if isinstance(raw, str) else as_json(raw)
     return (text, 0) if len(text) <= 2 * size else (text[:size] + text[-size:], len(text) - 2 * size)
 
 
-def _as_json(value: Any) -> str:
+def as_json(value: Any) -> str:
+    """What is neither text nor bytes, as text."""
     try:
         return json.dumps(value, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from rlvr.errors import CallError, ConfigError, RlvrError, RolloutError, ToolError, boundary
-from rlvr.tools.base import Output, Scope, SessionTool, Tool, Toolkit, ToolSpec
+from rlvr.errors import CallError, ConfigError
+from rlvr.tools.base import Scope, Tool, Toolkit, ToolSpec
 from rlvr.tools.output import Counts, clean, shown
 from rlvr.tools.parse import Answer, Asked
+from rlvr.tools.timed import TimedTool
 from rlvr.types import JSON, CallStatus, FunctionCall, ToolCall
 
 _SHOWN_OF_AN_ERROR = 2000  # characters
-_GRACE_S = 30.0  # for a session to stop what runs in it
 _TYPES: dict[str, tuple[type, ...]] = {
     "string": (str,),
     "integer": (int,),
@@ -59,9 +59,7 @@ class Toolbox:
         self._given = tuple(tools)
         self._limits = limits or CallLimits()
         self._tokenizer = tokenizer
-        self._tools: dict[str, Tool] = {}
-        self._sessions: dict[str, SessionTool] = {}  # those of the tools that keep one
-        self._abandoned: set[asyncio.Task[Output]] = set()
+        self._tools: dict[str, TimedTool] = {}
         self._stack = contextlib.AsyncExitStack()
 
     @property
@@ -85,19 +83,16 @@ class Toolbox:
                 for tool in opened:
                     if tool.spec.name in self._tools:
                         raise ConfigError(f"two tools are named {tool.spec.name!r}; a model cannot tell them apart")
-                    self._tools[tool.spec.name] = tool
-                    if isinstance(tool, SessionTool):
-                        self._sessions[tool.spec.name] = tool
+                    self._tools[tool.spec.name] = TimedTool(tool)
         except BaseException:
             await self._stack.aclose()
             raise
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        for task in self._abandoned:
-            task.cancel()
+        for tool in self._tools.values():
+            tool.close()
         self._tools.clear()
-        self._sessions.clear()
         await self._stack.aclose()
 
     def open_scope(self) -> Scope:
@@ -142,7 +137,7 @@ class Toolbox:
             text = f"Wrong arguments for {asked.name}: {wrong}."
             return self._told(asked, CallStatus.BAD_ARGUMENTS, text, call_id, started, arguments)
         try:
-            output = await self._within_time(tool, arguments, scope)
+            output = await tool.call(arguments, scope)
         except CallError as failure:
             status = CallStatus.TIMED_OUT if failure.is_timeout else CallStatus.FAILED
             text = failure.output or f"Error: {str(failure)[:_SHOWN_OF_AN_ERROR]}"
@@ -168,48 +163,10 @@ class Toolbox:
         record = ToolCall(asked.name, arguments, status, time.perf_counter() - started, seen.is_truncated)
         return Called(record, Answer(seen.text, asked.name, call_id, is_malformed), call)
 
-    async def _within_time(self, tool: Tool, arguments: Mapping[str, JSON], scope: Scope) -> Output:
-        limit = self._limits.call_s
-        session = self._sessions.get(tool.spec.name)
-        if session is not None:
-            await session.prepare(scope)
-            limit += _GRACE_S
-        task = asyncio.ensure_future(_call(tool, arguments, scope))
-        try:
-            # Not wait_for: it would wait for a tool that does not heed its cancellation.
-            done, _ = await asyncio.wait([task], timeout=limit)
-        except asyncio.CancelledError:
-            self._abandon(task)
-            raise
-        if not done:
-            self._abandon(task)
-            raise CallError(f"{tool.spec.name} was stopped after {self._limits.call_s:g} s", is_timeout=True)
-        return task.result()
-
-    def _abandon(self, task: asyncio.Task[Output]) -> None:
-        task.cancel()
-        self._abandoned.add(task)
-        task.add_done_callback(self._forget)
-
-    def _forget(self, task: asyncio.Task[Output]) -> None:
-        self._abandoned.discard(task)
-        if not task.cancelled():
-            task.exception()  # else asyncio would complain that nobody asked
-
     def _unknown(self, name: str) -> str:
         close = difflib.get_close_matches(name[:100], self._tools, n=1)
         hint = f"did you mean {close[0]}? " if close else ""
         return f"There is no tool named {name[:100]!r}; {hint}you have: {', '.join(self._tools) or 'none'}."
-
-
-async def _call(tool: Tool, arguments: Mapping[str, JSON], scope: Scope) -> Output:
-    try:
-        with boundary(CallError, tool.spec.name):
-            return await tool.call(arguments, scope)
-    except (CallError, RolloutError):
-        raise
-    except RlvrError as error:  # a setting that only shows when the tool runs: nothing that the model could mend
-        raise ToolError(f"tool {tool.spec.name!r}: {error}") from error
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:

@@ -11,7 +11,6 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from types import TracebackType
 
 from rlvr.errors import ConfigError, PluginError, VerifierError
@@ -266,7 +265,7 @@ def _resolved(weighted: WeightedVerifier) -> _Part:
     family = _family(plugin, verifier, weighted.settings)
     leaves = [member for _, member in family if member.nested is None]
     is_isolated = any(leaf.isolated for leaf in leaves)
-    lost = next((member for member, _ in family if not _is_reachable(member)), None)
+    lost = next((member for member, _ in family if not member.is_reachable), None)
     if is_isolated and lost is not None:
         raise PluginError(
             f"verifier {lost.name!r} ({lost.reference}) runs in worker processes, which cannot find it; define it at the "
@@ -296,13 +295,6 @@ def _family(plugin: Plugin, verifier: Verifier, settings: Mapping[str, JSON], de
         found = resolve("verifiers", child.reference)
         family += _family(found, as_verifier(found), child.settings, depth + 1)
     return family
-
-
-def _is_reachable(plugin: Plugin) -> bool:
-    """A worker process finds a verifier by its reference, so it must be a module-level name in a file."""
-    location, _, attribute = plugin.reference.rpartition(":")
-    is_missing_file = location.endswith(".py") and not Path(location).is_file()
-    return not ("<locals>" in attribute or location in ("__main__", "?", "") or is_missing_file)
 
 
 def _check_limits(workers: int, timeout_s: float, retries: int, memory_mb: int | None, threads: int) -> None:
