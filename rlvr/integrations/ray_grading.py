@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from rlvr.errors import VerifierError, boundary
-from rlvr.integrations.ray_cluster import joined
+from rlvr.integrations.ray_cluster import ActorFailedError, ActorLostError, NodeActors, joined
 from rlvr.types import JSON, Rollout, Verdict
 from rlvr.verifiers.call import MAX_REASON_CHARS, clip
 from rlvr.verifiers.chunk import GradedChunk
@@ -51,18 +50,6 @@ class GradingNode:
         return self._pool
 
 
-@dataclass(slots=True)
-class _Node:
-    number: int
-    actor: Any
-    in_flight: int = 0
-    losses: int = 0
-
-
-class _LostError(Exception):
-    """An actor died, or its node, or it is stuck."""
-
-
 class RayPool:
     """`workers` processes on each node of the cluster at most; the node with the least to do grades.
 
@@ -88,19 +75,21 @@ class RayPool:
         self._references = tuple(references)
         self._limits: dict[str, Any] = {"workers": workers, "timeout_s": timeout_s, "retries": retries, "memory_mb": memory_mb}
         self._limit_s = START_TIMEOUT_S + (1 + retries) * timeout_s + _MARGIN_S
-        nodes = [node["NodeID"] for node in self._ray.nodes() if node["Alive"]]
-        self._nodes = [_Node(number, self._start(node)) for number, node in enumerate(nodes)]
-        self._slots = asyncio.Semaphore(workers * len(nodes))  # so that nothing waits inside an actor, where its time would run
+        self._nodes = NodeActors(
+            self._ray, GradingNode, (self._references, self._limits), who="a grading actor", at_once=4 * workers + 4
+        )
+        # So that nothing waits inside an actor, where its time would run.
+        self._slots = asyncio.Semaphore(workers * len(self._nodes.members))
         self._is_closed = False
 
     async def pids(self) -> list[int]:
         """The process of each actor that grades now."""
-        return [await _waiting(node.actor.pid.remote()) for node in self._nodes]
+        return [await member.handle.pid.remote() for member in self._nodes.members]
 
     @property
     def losses(self) -> int:
         """How often an actor was replaced so far."""
-        return sum(node.losses for node in self._nodes)
+        return self._nodes.losses
 
     async def grade(self, name: str, reference: str, rollout: Rollout, settings: Mapping[str, JSON]) -> Verdict:
         """As `WorkerPool.grade`: never raises for what a verifier, a worker or a node does."""
@@ -126,66 +115,19 @@ class RayPool:
     async def close(self) -> None:
         """End the workers of every node, and the actors; the cluster stays."""
         self._is_closed = True
-        nodes, self._nodes = self._nodes, []
-        if not self._ray.is_initialized():
-            return
-        closing = [asyncio.ensure_future(_waiting(node.actor.close.remote())) for node in nodes]
-        if closing:
-            await asyncio.wait(closing, timeout=_CLOSE_S)
-        for task in closing:
-            if task.done() and not task.cancelled():
-                task.exception()  # of an actor that is gone already
-            task.cancel()
-        for node in nodes:
-            self._ray.kill(node.actor)
+        await self._nodes.close("close", _CLOSE_S)
 
     async def _asked(self, method: str, *words: Any, limit_s: float) -> Any:
         async with self._slots:
-            cause, node = "", min(self._nodes, key=lambda one: one.in_flight, default=None)
+            cause, node = "", min(self._nodes.members, key=lambda one: one.in_flight, default=None)
             for _ in range(_ATTEMPTS):
                 if self._is_closed or node is None:
                     raise VerifierError("the grader was closed")
                 try:
-                    return await self._ask(node, method, words, limit_s)  # again: now by the actor that replaced the lost one
-                except _LostError as error:
+                    # The second time it is the actor that replaced the lost one.
+                    return await self._nodes.ask(node, method, *words, limit_s=limit_s)
+                except ActorFailedError as error:
+                    raise VerifierError(str(error)) from error
+                except ActorLostError as error:
                     cause = str(error)
             raise VerifierError(f"{cause} ({_ATTEMPTS} attempts)")
-
-    async def _ask(self, node: _Node, method: str, words: Sequence[Any], limit_s: float) -> Any:
-        errors, actor = self._ray.exceptions, node.actor
-        node.in_flight += 1
-        try:
-            return await asyncio.wait_for(_waiting(getattr(actor, method).remote(*words)), limit_s)
-        except errors.RayTaskError as error:
-            raise VerifierError(str(error.cause)) from error
-        except TimeoutError as error:
-            self._replace(node, actor)
-            raise _LostError(f"a grading actor did not answer within {limit_s:g} s") from error
-        except errors.RayError as error:
-            self._replace(node, actor)
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise _LostError(f"a grading actor was lost: {first}") from error
-        finally:
-            node.in_flight -= 1
-
-    def _replace(self, node: _Node, lost: Any) -> None:
-        """Of many that notice a loss, the first one replaces the actor."""
-        if node.actor is not lost or self._is_closed:
-            return
-        self._ray.kill(lost)
-        node.actor = self._start(None)
-        node.losses += 1
-
-    def _start(self, node_id: str | None) -> Any:
-        """An actor that reserves nothing: its workers are bounded, and a node without a free CPU can grade, too."""
-        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-        where = "SPREAD" if node_id is None else NodeAffinitySchedulingStrategy(node_id, soft=True)
-        kind = self._ray.remote(GradingNode).options(
-            num_cpus=0, scheduling_strategy=where, max_restarts=0, max_concurrency=4 * self._limits["workers"] + 4
-        )
-        return kind.remote(self._references, self._limits)
-
-
-async def _waiting(ref: Any) -> Any:
-    return await ref

@@ -86,9 +86,9 @@ def test_an_actor_that_dies_is_replaced_and_its_work_is_done_again(cluster: Any)
 
 
 async def busy_pids(pool: RayPool) -> list[int]:
-    while not any(node.in_flight for node in pool._nodes):
+    while not any(node.in_flight for node in pool._nodes.members):
         await asyncio.sleep(0.05)
-    return [await node.actor.pid.remote() for node in pool._nodes if node.in_flight]
+    return [await node.handle.pid.remote() for node in pool._nodes.members if node.in_flight]
 
 
 def test_work_that_was_lost_twice_has_no_score(cluster: Any) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Awaitable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from rlvr.engines.ray.sampler import Sampler, Whereabouts
 from rlvr.engines.vllm.request import Draw, ReplicaLostError, Request, Weights
 from rlvr.errors import EngineError
-
-T = TypeVar("T")
+from rlvr.integrations.ray_cluster import ActorFailedError, ActorLostError, answered
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,23 +93,10 @@ class RayReplica:
             ReplicaLostError: the actor or its node died, or it did not answer in time.
             EngineError: it refuses.
         """
-        errors = self._ray.exceptions
         try:
-            return await asyncio.wait_for(_waiting(ref), limit_s)
-        except asyncio.CancelledError:
-            self._ray.cancel(ref)
-            raise
-        except TimeoutError as error:
-            raise ReplicaLostError(f"{self.name} has not answered within {limit_s:g} s") from error
-        except errors.RayTaskError as error:
-            raise EngineError(f"{self.name}: {error.cause}") from error
-        except errors.RayError as error:
-            raise ReplicaLostError(f"{self.name} is lost: {_first_line(error)}") from error
-
-
-async def _waiting(ref: Awaitable[T]) -> T:
-    return await ref
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+            return await answered(self._ray, ref, who=self.name, limit_s=limit_s)
+        except ActorFailedError as error:
+            kind = ReplicaLostError if isinstance(error.cause, ReplicaLostError) else EngineError
+            raise kind(f"{self.name}: {error}") from error
+        except ActorLostError as error:
+            raise ReplicaLostError(str(error)) from error
