@@ -52,7 +52,7 @@ class Curriculum(Protocol):
         ...
 
     def observe(self, groups: Sequence[Group], step: int) -> None:
-        """What the groups of `step` came to; `Course.rates` is told by others, after this."""
+        """What groups of `step` came to, some at a time; `Course.rates` is told by others, after the step."""
         ...
 
     def metrics(self, step: int) -> Mapping[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -17,8 +17,14 @@ from rlvr.seeding import rng
 from rlvr.types import Group, Problem
 
 _FAST, _SLOW = 0.3, 0.05  # how much a step's solve rate moves the two averages whose distance is progress
-_GROUP = 0.05  # how much one group moves what is believed of its source's learnability
-Adaptive = Literal["progress", "learnability"]
+_GROUP = 0.05  # how much one group moves what is believed of its source's learnability, at least
+_PRIOR_GROUPS, _PRIOR_VARIANCE = 2, 0.125  # before any: as much as two groups, of p (1 - p) where p is Beta(1/2, 1/2)
+Adaptive = Literal["progress", "learnability", "learnability_per_token"]
+_ADAPTIVE = {
+    "progress": "the faster a source's solve rate changes",
+    "learnability": "the more outcomes vary inside its groups",
+    "learnability_per_token": "the more outcomes vary inside its groups, for each token of a response",
+}
 
 
 class Mixture:
@@ -28,7 +34,9 @@ class Mixture:
     bandit: a source is drawn in proportion to how fast its solve rate changes, up or down, and `explore` of the draws are even.
     `weights="learnability"` is another: in proportion to the variance of outcomes inside its groups, which is p (1 - p) of their
     problems, so that sources that are always or never solved are left alone. It knows as much of an endless task as of a finite
-    one, for it learns about sources and not about problems.
+    one, for it learns about sources and not about problems. `weights="learnability_per_token"` divides that by the mean length of
+    a source's responses, so that what costs most has to teach most. `sharpness` is the power that either is raised to: where
+    hopeless sources are many and each is solved by luck now and then, 2 leaves less to all of them together.
     Inside a source `within` chooses, the name of a curriculum or a table with its arguments.
 
     Source of the bandit: Matiisen et al., "Teacher-Student Curriculum Learning", arXiv:1707.00183 (the absolute slope of the
@@ -43,18 +51,21 @@ class Mixture:
         weights: Mapping[str, float] | Adaptive | Literal["even"] = "even",
         within: str | Mapping[str, Any] = "uniform",
         explore: float = 0.2,
+        sharpness: float = 1.0,
     ) -> None:
         if not 0.0 < explore <= 1.0:
             raise ConfigError(f"explore = {explore}; give the share of the draws that are even, above 0 and up to 1")
+        if not (math.isfinite(sharpness) and sharpness > 0):
+            raise ConfigError(f"sharpness = {sharpness}; give a number above 0: 1 draws in proportion to what is learned")
         sources = _sources(course.problems, by)
-        self._course, self._by, self._explore = course, by, explore
-        self._follows: Adaptive | None = weights if weights in ("progress", "learnability") else None
+        self._course, self._by, self._explore, self._sharpness = course, by, explore, sharpness
+        self._follows = weights if isinstance(weights, str) and weights in _ADAPTIVE else None
         self._weights = _fixed_weights(sources, weights, by)
         self._names = [name for name in sources if self._weights[name] > 0]
         self._inner = {name: nested(replace(course, problems=sources[name]), within) for name in self._names}
         self._source_of = {problem.id: name for name in self._names for problem in sources[name]}
         self._averages: dict[str, tuple[float, float]] = {}  # fast and slow
-        self._variances: dict[str, float] = {}  # of outcomes inside groups
+        self._tried: dict[str, _Tried] = {}
         self._step, self._calls = -1, 0
 
     def next(self, count: int, step: int) -> list[Problem]:
@@ -88,11 +99,9 @@ class Mixture:
             rate = correct / scored
             fast, slow = self._averages.get(name, (rate, rate))
             self._averages[name] = (fast + _FAST * (rate - fast), slow + _SLOW * (rate - slow))
-            spread = [_variance(group) for group in outcomes if len(group) > 1]
-            if spread:
-                mean = math.fsum(spread) / len(spread)
-                before = self._variances.get(name, mean)
-                self._variances[name] = before + (1.0 - (1.0 - _GROUP) ** len(spread)) * (mean - before)
+            for group in mine:
+                if sum(rollout.is_scored for rollout in group.rollouts) > 1:
+                    self._tried.setdefault(name, _Tried()).add(group)
 
     def metrics(self, step: int) -> dict[str, float]:
         return {f"curriculum_share_{name}": share for name, share in self._source_shares().items()}
@@ -101,10 +110,9 @@ class Mixture:
     def words(self) -> str:
         inside = next(iter(self._inner.values())).words
         if self._follows is not None:
-            faster, varied = "the faster a source's solve rate changes", "the more outcomes vary inside its groups"
-            rule = faster if self._follows == "progress" else varied
+            power = "" if self._sharpness == 1 else f" (to the power of {self._sharpness:g})"
             return (
-                f"sources by {self._by} ({', '.join(self._names)}): {rule}, the more of it; "
+                f"sources by {self._by} ({', '.join(self._names)}): {_ADAPTIVE[self._follows]}, the more of it{power}; "
                 f"{self._explore:.0%} of the draws are even. Inside a source {inside}"
             )
         shares = ", ".join(f"{name} {share:.0%}" for name, share in self._source_shares().items())
@@ -113,13 +121,13 @@ class Mixture:
     def state_dict(self) -> dict[str, Any]:
         inner = {name: curriculum.state_dict() for name, curriculum in self._inner.items()}
         averages = {name: list(pair) for name, pair in self._averages.items()}
-        return {"inner": inner, "averages": averages, "variances": dict(self._variances)}
+        return {"inner": inner, "averages": averages, "tried": {name: asdict(tried) for name, tried in self._tried.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for name, curriculum in self._inner.items():
             curriculum.load_state_dict(state["inner"][name])
         self._averages = {name: (pair[0], pair[1]) for name, pair in state["averages"].items()}
-        self._variances = dict(state.get("variances", {}))
+        self._tried = {name: _Tried(**tried) for name, tried in state.get("tried", {}).items()}
 
     def _problems_of(self, name: str) -> list[Problem]:
         return [problem for problem in self._course.problems if self._source_of.get(problem.id) == name]
@@ -129,16 +137,42 @@ class Mixture:
         fixed = {name: self._weights[name] / total for name in self._names}
         if self._follows is None:
             return fixed
-        known = self._variances
-        if self._follows == "progress":
-            known = {name: abs(fast - slow) for name, (fast, slow) in self._averages.items()}
-        # A source that was never tried is worth as much as the best: it may be better.
-        most = max(known.values(), default=0.0)
-        worth = {name: known.get(name, most) for name in self._names}
+        known = self._worth()
+        most = max(known.values())
+        worth = {name: (value / most) ** self._sharpness if most > 0 else 0.0 for name, value in known.items()}
         whole = math.fsum(worth.values())
         if not whole > 0:
             return fixed
         return {name: self._explore * fixed[name] + (1 - self._explore) * worth[name] / whole for name in self._names}
+
+    def _worth(self) -> dict[str, float]:
+        """What a draw from each source is worth, in any unit."""
+        if self._follows == "progress":
+            moved = {name: abs(fast - slow) for name, (fast, slow) in self._averages.items()}
+            # A source that was never tried is worth as much as the best: it may be better.
+            return {name: moved.get(name, max(moved.values(), default=0.0)) for name in self._names}
+        tried = {name: self._tried.get(name, _Tried()) for name in self._names}
+        if self._follows == "learnability":
+            return {name: one.variance for name, one in tried.items()}
+        lengths = [one.tokens for one in tried.values() if one.groups]
+        usual = math.fsum(lengths) / len(lengths) if lengths else 1.0
+        return {name: one.variance / max(1.0, one.tokens if one.groups else usual) for name, one in tried.items()}
+
+
+@dataclass(slots=True)
+class _Tried:
+    """What the groups of a source showed: means over them, in which those of long ago fade."""
+
+    groups: int = 0
+    variance: float = _PRIOR_VARIANCE  # of outcomes inside a group
+    tokens: float = 0.0  # of a response
+
+    def add(self, group: Group) -> None:
+        outcomes = [rollout.is_correct for rollout in group.rollouts if rollout.is_scored]
+        tokens = sum(rollout.completion_tokens for rollout in group.rollouts) / len(group.rollouts)
+        self.groups += 1
+        self.variance += max(_GROUP, 1.0 / (self.groups + _PRIOR_GROUPS)) * (_variance(outcomes) - self.variance)
+        self.tokens += max(_GROUP, 1.0 / self.groups) * (tokens - self.tokens)
 
 
 class Retire:
@@ -245,8 +279,8 @@ def _sources(problems: Sequence[Problem], by: str) -> dict[str, list[Problem]]:
 
 def _fixed_weights(sources: Mapping[str, Any], weights: Mapping[str, float] | str, by: str) -> dict[str, float]:
     if isinstance(weights, str):
-        if weights not in ("even", "progress", "learnability"):
-            known = '"even", "progress", "learnability"'
+        if weights != "even" and weights not in _ADAPTIVE:
+            known = ", ".join(f'"{name}"' for name in ("even", *_ADAPTIVE))
             raise ConfigError(f"weights = {weights!r}; give {known} or a table with the share of each {by}")
         return dict.fromkeys(sources, 1.0)
     unknown = sorted(set(weights) - set(sources))

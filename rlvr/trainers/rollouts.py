@@ -125,6 +125,7 @@ class Collector:
             groups = await self._sample(problems, step, found.rounds)
             found.rounds += 1
             found.groups += groups
+            self._curriculum.observe(groups, step)  # so that refills are drawn by what the first groups showed
             for group in groups:
                 found.tally.add(group.rollouts)
             kept = [group for group in groups if self._has_use(group, algorithm, found.drops)]
@@ -138,7 +139,6 @@ class Collector:
         if not self._keeps_surplus or step + 1 >= self._recipe.steps or found.failure is not None:
             found.held = []
         self._surplus += [(step, group) for group in found.held]
-        self._curriculum.observe(found.groups, step)
         return found
 
     def observe(self, correct_share: float | None) -> None:

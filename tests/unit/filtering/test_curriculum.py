@@ -21,6 +21,7 @@ EVERY = [
     ("mixture", {"by": "source"}),
     ("mixture", {"by": "source", "weights": "progress", "within": "learnability"}),
     ("mixture", {"by": "source", "weights": "learnability"}),
+    ("mixture", {"by": "source", "weights": "learnability_per_token", "sharpness": 2.0}),
     ("retire", {"within": {"name": "window", "low": 0.1}}),
 ]
 
@@ -32,10 +33,10 @@ def problem(index: int) -> Problem:
 PROBLEMS = [problem(index) for index in range(30)]
 
 
-def group(asked: Problem, correct: int, wrong: int) -> Group:
+def group(asked: Problem, correct: int, wrong: int, tokens: int = 1) -> Group:
     rollouts = []
     for index in range(correct + wrong):
-        turn = Turn((1,), Completion((2,), (0.0,), FinishReason.STOP), Message("assistant", ""))
+        turn = Turn((1,), Completion((2,) * tokens, (0.0,) * tokens, FinishReason.STOP), Message("assistant", ""))
         verdict = Verdict.correct() if index < correct else Verdict.incorrect()
         rollouts.append(Rollout(asked, index, [turn], Stop.STOP, {"v": verdict}, verdict.score))
     return Group(asked, tuple(rollouts))
@@ -174,14 +175,47 @@ def test_by_learnability_sources_are_drawn_by_the_variance_inside_their_groups()
     curriculum = make_curriculum(course(), "mixture", {"by": "source", "weights": "learnability", "explore": 0.3})
     before = curriculum.metrics(0)
     assert list(before.values()) == pytest.approx([1 / 3] * 3)
-    for step in range(100):
+    for step in range(400):
         # Of `b` half of the problems are always solved and half never: its solve rate is 1/2, and it teaches nothing.
         b = group(PROBLEMS[1], 8, 0) if step % 2 else group(PROBLEMS[4], 0, 8)
         curriculum.observe([group(PROBLEMS[0], 4, 4), b, group(PROBLEMS[2], 1, 7)], step)
-    metrics = curriculum.metrics(100)
+    metrics = curriculum.metrics(400)
     variances = {"a": 4 * 4 / 56, "b": 0.0, "c": 1 * 7 / 56}
     for name, variance in variances.items():
         assert metrics[f"curriculum_share_{name}"] == pytest.approx(0.1 + 0.7 * variance / sum(variances.values()))
+
+
+def test_learnability_per_token_leaves_more_to_what_is_short() -> None:
+    follows = {"by": "source", "weights": "learnability_per_token", "explore": 0.3}
+    curriculum = make_curriculum(course(), "mixture", follows)
+    for step in range(400):
+        curriculum.observe([group(PROBLEMS[0], 4, 4, tokens=10), group(PROBLEMS[1], 4, 4, tokens=40)], step)
+    shares = curriculum.metrics(400)
+    # Nobody tried `c`: it is believed to be worth 1/8 for each of the usual 25 tokens.
+    worth = {"a": 16 / 56 / 10, "b": 16 / 56 / 40, "c": 1 / 8 / 25}
+    for name, value in worth.items():
+        assert shares[f"curriculum_share_{name}"] == pytest.approx(0.1 + 0.7 * value / sum(worth.values()))
+
+
+def test_sharpness_leaves_less_to_many_sources_that_are_solved_by_luck() -> None:
+    shares = []
+    for sharpness in (1.0, 2.0):
+        curriculum = make_curriculum(
+            course(), "mixture", {"by": "source", "weights": "learnability", "explore": 0.3, "sharpness": sharpness}
+        )
+        for step in range(400):
+            curriculum.observe([group(PROBLEMS[0], 4, 4), group(PROBLEMS[1], 1, 7), group(PROBLEMS[2], 1, 7)], step)
+        shares.append(curriculum.metrics(400)["curriculum_share_b"])
+    assert shares == [pytest.approx(0.1 + 0.7 * 7 / 30), pytest.approx(0.1 + 0.7 * 49 / (256 + 2 * 49))]
+
+
+def test_one_unlucky_group_does_not_end_a_source() -> None:
+    curriculum = make_curriculum(course(), "mixture", {"by": "source", "weights": "learnability", "explore": 0.3})
+    curriculum.observe([group(PROBLEMS[0], 0, 4), group(PROBLEMS[1], 2, 2)], 0)
+    shares = curriculum.metrics(0)
+    unlucky, lucky, untried = (2 * 0.125 + 0.0) / 3, (2 * 0.125 + 1 / 3) / 3, 0.125
+    assert shares["curriculum_share_a"] == pytest.approx(0.1 + 0.7 * unlucky / (unlucky + lucky + untried))
+    assert shares["curriculum_share_c"] == pytest.approx(0.1 + 0.7 * untried / (unlucky + lucky + untried))
 
 
 def test_solved_problems_are_retired_and_some_are_tried_again() -> None:
@@ -220,6 +254,8 @@ def test_a_curriculum_that_starves_says_with_numbers_what_is_left(name: str) -> 
         ("mixture", {"by": "source", "weights": {"d": 1}}, "weights name 'd', but the problems' source is one of a, b, c"),
         ("mixture", {"by": "source", "weights": {"a": 0}}, "not all of them 0"),
         ("mixture", {"by": "source", "explore": 0}, "explore = 0"),
+        ("mixture", {"by": "source", "weights": "learnability", "sharpness": 0}, "sharpness = 0"),
+        ("mixture", {"by": "source", "weights": "speed"}, '"learnability_per_token" or a table'),
         ("retire", {"above": 1.0}, "above = 1.0"),
         ("retire", {"revisit": 1.0}, "revisit = 1.0"),
     ],

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from rlvr.config import load_recipe
-from rlvr.filtering.curriculum import Course, Uniform
+from rlvr.filtering.curriculum import Course, Uniform, make_curriculum
 from rlvr.filtering.posterior import SolveRates
 from rlvr.trainers.algorithms import build
 from rlvr.trainers.model.distributed import World
@@ -92,6 +93,34 @@ def test_dropped_groups_are_replaced_by_new_problems_until_the_step_is_full() ->
     assert found.rounds > 1
     assert len({name for name, _ in runner.asked}) == len(runner.asked)
     assert found.tally.rollouts == 4 * len(found.groups) == 4 * (found.dropped + 4)
+
+
+def test_refills_are_drawn_by_what_the_first_groups_of_the_step_showed() -> None:
+    problems = [replace(problem, metadata={"kind": "good" if int(problem.id[1:]) % 2 == 0 else "bad"}) for problem in PROBLEMS]
+    recipe: Any = load_recipe(
+        {"model": "m", "task": "t", "rollout": {"group_size": 4, "problems_per_step": 8, "max_refills": 20, "oversample": 1.0}}
+    )
+    rates = SolveRates((problem.id for problem in problems), half_life=50.0)
+    course = Course(problems, rates, 4, 1)
+    chosen = make_curriculum(course, "mixture", {"by": "kind", "weights": "learnability", "sharpness": 8.0, "explore": 0.01})
+    runner = Runner(mixed_if_even)
+    collector = Collector(
+        runner,  # type: ignore[arg-type]
+        chosen,
+        build("dapo").bind(max_tokens=10),
+        recipe,
+        Sampling(max_tokens=10),
+        World(),
+        rates,
+    )
+    [found] = run(collector, [0])
+    first, later = (
+        [int(name[1:]) % 2 == 0 for name, seed_parts in runner.asked if (seed_parts[3] == 0) is is_first]
+        for is_first in (True, False)
+    )
+    assert found.rounds > 1
+    assert set(first) == {True, False}
+    assert all(later)
 
 
 @pytest.mark.parametrize("refills", [0, 2])
