@@ -24,11 +24,15 @@ TRAINED_WITH = ("entropy", "clip_share", "ref_kl")  # recorded by training steps
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A cost until pass@1 is at a fixed value, or so much above the base's: bases differ, and a fixed value suits only some."""
+    """A cost until pass@1 is at a fixed value, or so much above the base's: bases differ, and a fixed value suits only some.
+
+    `over`: it is the mean of so many measurements in a row that has to be there. One alone is there early by luck.
+    """
 
     cost: str  # sampled_tokens or wall_s
     gain: float | None = None
     value: float | None = None
+    over: int = 1
 
     def of(self, base: float) -> float:
         return self.value if self.value is not None else base + (self.gain or 0.0)
@@ -47,6 +51,7 @@ TO_TARGET = {
     "to_0.30_tokens": Target("sampled_tokens", value=0.3),
     "to_0.35_tokens": Target("sampled_tokens", value=0.35),
     "to_0.40_tokens": Target("sampled_tokens", value=0.4),
+    **{f"to_{value:.2f}_twice_tokens": Target("sampled_tokens", value=value, over=2) for value in (0.7, 0.8, 0.85, 0.9)},
 }
 
 
@@ -88,7 +93,7 @@ class Series:
         """
         if metric in TO_TARGET:
             target = TO_TARGET[metric]
-            return self.cost_of(target.of(self.points[0].values["pass@1"]), target.cost)
+            return self.cost_of(target.of(self.points[0].values["pass@1"]), target.cost, target.over)
         if metric.startswith("mean "):
             found = [point.values.get(metric.removeprefix("mean "), math.nan) for point in self.points[1:]]
             return statistics.fmean(found) if found else math.nan
@@ -118,17 +123,21 @@ class Series:
         heights = np.interp(ends, xs, ys)
         return float(((heights[1:] + heights[:-1]) / 2 * np.diff(ends)).sum()) / tokens
 
-    def cost_of(self, target: float, cost: str) -> float:
-        """What training had cost when pass@1 first reached `target`, between two measurements in proportion."""
-        before: Point | None = None
-        for point in self.points:
-            reached = point.values["pass@1"]
+    def cost_of(self, target: float, cost: str, over: int = 1) -> float:
+        """What training had cost when the mean of pass@1 over `over` measurements in a row first reached `target`.
+
+        The mean belongs to the last of them. Between two measurements it is taken in proportion.
+        """
+        values = [point.values["pass@1"] for point in self.points]
+        before: tuple[float, float] | None = None
+        for index in range(over - 1, len(values)):
+            reached, spent = statistics.fmean(values[index + 1 - over : index + 1]), float(getattr(self.points[index], cost))
             if reached >= target:
                 if before is None:
-                    return float(getattr(point, cost))
-                share = (target - before.values["pass@1"]) / (reached - before.values["pass@1"])
-                return float(getattr(before, cost) + share * (getattr(point, cost) - getattr(before, cost)))
-            before = point
+                    return spent
+                share = (target - before[0]) / (reached - before[0])
+                return before[1] + share * (spent - before[1])
+            before = reached, spent
         return math.inf
 
 

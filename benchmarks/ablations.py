@@ -30,7 +30,8 @@ from rlvr.filtering.window import Window
 from rlvr.trainers.train import train_or_resume
 
 CHAINS = Path(__file__).parents[1] / "tasks" / "chains"
-BASE = ("task_args={terms=[2,6]}", "steps=900", "checkpoint.every=0", "checkpoint.keep=1", "threads=1")
+BASE_OF_QUICKSTART = ("checkpoint.every=0", "checkpoint.keep=1", "threads=1")
+BASE = ("task_args={terms=[2,6]}", "steps=900", *BASE_OF_QUICKSTART)
 TRAINING_PROBLEMS, FILTER_SAMPLES, KEEP = 256, 8, Window(0.2, 0.8)
 COMMON = (
     "threads=1",
@@ -49,20 +50,28 @@ COMMON = (
 DYNAMIC = ("algorithm=dapo", "algorithm.overlong=false", "algorithm.clip_high=0.2", "algorithm.aggregate=sequence_mean")
 LEARNABILITY = 'curriculum={name="learnability",sharpness=2.0}'
 MIXTURE = 'curriculum={name="mixture",by="terms",weights="learnability"}'
+SHARP = 'curriculum={name="mixture",by="terms",weights="learnability",sharpness=2.0,explore=0.1}'
 PROBED = ("rollout.probe=4", "rollout.max_refills=0")
 LASTING = ("optim.lr=auto", "data.problems=10000")
 SHAPES = f"{Path(__file__).parent / 'ablation_shapes.py'}"
+POOL = f"task={Path(__file__).parent / 'ablation_pool.py'}:pool"
+POOLED = (*LASTING, "rollout.group_size=16", "eval.n=4", "eval.k=[1,4]", "algorithm.aggregate=token_mean")  # the quickstart's
+HALF = "rollout.problems_per_step=8"
 REUSE = ("optim.epochs=2", "optim.minibatches=2")  # four optimizer steps a batch
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """The problems that are trained and measured on, and for how long. All runs start from a base that saw 2 to 6 digits."""
+    """The problems that are trained and measured on, and for how long. Runs start from a base that saw 2 to 6 digits.
+
+    With `never` from the quickstart's own base instead, and that share of the training problems is out of its reach.
+    """
 
     terms: tuple[int, int]
     steps: int
     every: int  # steps between two measurements
     held_out: int  # problems of a measurement
+    never: float | None = None
 
 
 WITHIN_REACH = Setting((2, 6), steps=40, every=10, held_out=64)
@@ -70,6 +79,14 @@ WITHIN_REACH = Setting((2, 6), steps=40, every=10, held_out=64)
 MIXED = Setting((2, 9), steps=60, every=10, held_out=64)
 # The same from all problems of the task, with the quickstart's own learning rate, until little is gained any more.
 LONG, LONG_CHOSEN = Setting((2, 9), steps=60, every=10, held_out=64), Setting((2, 9), steps=25, every=5, held_out=64)
+# A mixed data set around the quickstart's own problems, measured often, for a target is a moment. Arms are compared by tokens.
+MOST_OUT_OF_REACH, THIRD_OUT_OF_REACH = 0.6, 0.35  # as in filter_savings.py
+
+
+def pooled(never: float, steps: int, every: int = 5) -> Setting:
+    return Setting((4, 5), steps=steps, every=every, held_out=150, never=never)
+
+
 CHOSEN = Setting((2, 9), steps=40, every=10, held_out=64)  # the same for arms that choose; compared by tokens, not by steps
 
 
@@ -109,6 +126,13 @@ ARMS = {
         Arm("long", "GRPO, all problems alike", ("algorithm=grpo", *LASTING), LONG),
         Arm("long_mixture_probe", "mixture and probes", ("algorithm=grpo", MIXTURE, *PROBED, *LASTING), LONG),
         Arm("long_mixture_dynamic", "mixture and dynamic sampling", (*DYNAMIC, MIXTURE, *LASTING), LONG_CHOSEN),
+        Arm("pool", "GRPO, all problems alike", POOLED, pooled(MOST_OUT_OF_REACH, 200)),
+        Arm("pool_half", "GRPO, half the problems a step", (*POOLED, HALF), pooled(MOST_OUT_OF_REACH, 240, every=10)),
+        Arm("pool_dynamic", "mixture and dynamic sampling", (*DYNAMIC, *POOLED, SHARP), pooled(MOST_OUT_OF_REACH, 60)),
+        Arm("pool_probe", "mixture and probes", (*POOLED, SHARP, *PROBED), pooled(MOST_OUT_OF_REACH, 180)),
+        Arm("third", "GRPO, all problems alike", POOLED, pooled(THIRD_OUT_OF_REACH, 140)),
+        Arm("third_dynamic", "mixture and dynamic sampling", (*DYNAMIC, *POOLED, SHARP), pooled(THIRD_OUT_OF_REACH, 55)),
+        Arm("third_probe", "mixture and probes", (*POOLED, SHARP, *PROBED), pooled(THIRD_OUT_OF_REACH, 100)),
         _shaped("kimi", "kimi_length, weight 0.5", "kimi_length", weight=0.5),
         _shaped("cosine", "cosine_length, limit 64", "cosine_length"),
         _shaped("overlong", "overlong_penalty, 16 to 40", "overlong_penalty", max_tokens=40, buffer=24),
@@ -118,6 +142,8 @@ ARMS = {
         _shaped("growing", "growing_limit, 24 to 48", "growing_limit", limits=[24, 32, 40, 48], stage_steps=10, buffer=16),
     )
 }
+# The claim about `pool`, as it was written down before its runs: the highest of the targets that plain GRPO reaches with all five
+# seeds takes each of the two arms that choose at most 0.6 times its tokens (median of five seeds). `third` is reported beside it.
 COMPARISONS = (
     Comparison(
         "dr_grpo",
@@ -178,6 +204,20 @@ COMPARISONS = (
             *("budget pass@1", "at budget pass@1"),
         ),
     ),
+    *(
+        Comparison(
+            name,
+            f"A mixture by difficulty against plain GRPO, {never:.0%} of the problems out of reach",
+            arms,
+            curve="pass@1",
+            over="sampled_tokens",
+            metrics=tuple(f"to_{value}_twice_tokens" for value in ("0.70", "0.80", "0.85", "0.90")),
+        )
+        for name, never, arms in (
+            ("pool", MOST_OUT_OF_REACH, ("pool", "pool_dynamic", "pool_probe", "pool_half")),
+            ("third", THIRD_OUT_OF_REACH, ("third", "third_dynamic", "third_probe")),
+        )
+    ),
     Comparison(
         "length",
         "Length penalties",
@@ -204,7 +244,7 @@ class Job:
 
     @property
     def base(self) -> Path:
-        return self.work / "base" / str(self.seed)
+        return self.work / ("base" if self.arm.setting.never is None else "base-quickstart") / str(self.seed)
 
     @property
     def pass_rates(self) -> Path:
@@ -215,7 +255,8 @@ class Job:
 def make(job: Job) -> str:
     """Train one arm from its base, which is made first where it is not there; a finished run is left alone."""
     started = time.perf_counter()
-    train_or_resume(load_recipe(CHAINS / "base.toml", [*BASE, f"out={job.base}", f"seed={job.seed}"]))
+    own = BASE if job.arm.setting.never is None else BASE_OF_QUICKSTART
+    train_or_resume(load_recipe(CHAINS / "base.toml", [*own, f"out={job.base}", f"seed={job.seed}"]))
     if job.arm.is_filtered:
         measure_pass_rates(job)
     train_or_resume(recipe_of(job))
@@ -224,9 +265,10 @@ def make(job: Job) -> str:
 
 def recipe_of(job: Job) -> Recipe:
     setting = job.arm.setting
+    own = [f"task_args={{terms={list(setting.terms)}}}"]
     given = [
         *COMMON,
-        f"task_args={{terms={list(setting.terms)}}}",
+        *(own if setting.never is None else (POOL, f"task_args={{never={setting.never}}}")),
         f"model={job.base}",
         f"out={job.folder}",
         f"seed={job.seed}",
