@@ -11,15 +11,22 @@ from typing import Any
 from rlvr.config import EngineConfig
 from rlvr.engines.base import TrainableEngine
 from rlvr.engines.load import LoadedModel
+from rlvr.engines.ranks import Ranks
 from rlvr.errors import ConfigError
 from rlvr.registry import resolve
+from rlvr.tools.base import MakeTools, tools_here
 from rlvr.verifiers.pool import MakePool, WorkerPool
 
-_GIVEN = ("model", "tokenizer", "max_rows", "precision", "url")  # by this module, from other settings
+_GIVEN = ("model", "tokenizer", "max_rows", "precision", "url", "ranks")  # by this module, from other settings
 
 
-def make_engine(config: EngineConfig, loaded: LoadedModel, *, beside: bool = False) -> TrainableEngine:
-    """The engine that `config` names, with its settings; `beside`: one that generates while this process computes.
+def make_engine(
+    config: EngineConfig, loaded: LoadedModel, *, beside: bool = False, ranks: Ranks | None = None
+) -> TrainableEngine:
+    """The engine that `config` names, with its settings.
+
+    beside: one that generates while this process computes.
+    ranks: the processes that train together, each with an engine of its own.
 
     Raises:
         PluginError: there is no such engine.
@@ -33,6 +40,8 @@ def make_engine(config: EngineConfig, loaded: LoadedModel, *, beside: bool = Fal
     _check_settings(config, target)
     if config.url is not None:
         settings["url"] = config.url
+    if ranks is not None and "ranks" in inspect.signature(target).parameters:
+        settings["ranks"] = ranks
     engine: TrainableEngine = target(
         loaded.model, loaded.tokenizer, max_rows=config.max_rows, precision=loaded.precision, **settings
     )
@@ -46,6 +55,16 @@ def verifier_pool(config: EngineConfig) -> MakePool:
         PluginError: there is no such engine.
     """
     found: MakePool = getattr(resolve("engines", config.name).target, "verifier_pool", WorkerPool)
+    return found
+
+
+def tool_host(config: EngineConfig) -> MakeTools:
+    """Where tools run: on the engine's own nodes, if it has some (`tool_host`), else in this process.
+
+    Raises:
+        PluginError: there is no such engine.
+    """
+    found: MakeTools = getattr(resolve("engines", config.name).target, "tool_host", tools_here)
     return found
 
 

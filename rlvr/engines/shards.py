@@ -34,13 +34,18 @@ def device_of(model: nn.Module) -> torch.device:
     return _meeting_place(parameter) if isinstance(parameter, DTensor) else parameter.device
 
 
+def plain_type(model: Any) -> Any:
+    """The model's class as transformers has it: FSDP makes one of its own from it."""
+    return next(kind for kind in type(model).__mro__ if not kind.__name__.startswith("FSDP"))
+
+
 def unsharded(model: Any, dtype: torch.dtype) -> Any:
     """A copy of a sharded model with whole weights of `dtype`, without gradients.
 
     Raises:
         EngineError: its class cannot be made from its config.
     """
-    plain = next(kind for kind in type(model).__mro__ if not kind.__name__.startswith("FSDP"))
+    plain = plain_type(model)
     device = device_of(model)
     with boundary(EngineError, f"{plain.__name__} cannot be copied for generation"), torch.device(device):
         copy = plain(model.config).eval().requires_grad_(False)

@@ -201,13 +201,14 @@ class RlLoop:
         if self._reference is not None and self._recipe.optim.reference_every:
             state["reference"] = self._reference.state_dict()
         self._session.extra_state = state
+        self._session.own_state = self._collector.own_state()
 
     def _restore(self) -> None:
         state = self._session.extra_state
         if "curriculum" in state:
             self._curriculum.load_state_dict(state["curriculum"])
         if "collector" in state:
-            self._collector.load_state_dict(state["collector"])
+            self._collector.load_state_dict(state["collector"], self._session.parts)
             self._drought.steps = state["drought"]
         if "stages" in state:
             self._collector.restore_stages(state["stages"])

@@ -15,7 +15,6 @@ from rlvr.engines.threads import shares
 from rlvr.envs.make import EnvMaker
 from rlvr.envs.rollout import RolloutRunner
 from rlvr.envs.tasks import Task
-from rlvr.errors import ConfigError
 from rlvr.evaluation.observer import Observer
 from rlvr.filtering.curriculum import Course, make_curriculum
 from rlvr.filtering.posterior import SolveRates
@@ -87,12 +86,13 @@ class ReinforcementRun:
         collector = Collector(*drawn_by)
         self._pace: Pace = InTurn(self._engine)
         if _overlaps(recipe):
-            timeline = Timeline(session.folder.timeline, session.clock)
+            timeline = Timeline(session.folder.timeline if session.world.is_main else None, session.clock)
             collector = ahead = AheadCollector(*drawn_by, problems=problems, version=session.step, timeline=timeline)
             self._pace = AtTheSameTime(
                 self._engine,
                 ahead,
                 timeline,
+                session.world,
                 max_staleness=recipe.rollout.max_staleness,
                 threads=shares(torch.get_num_threads()).update,
             )
@@ -175,12 +175,7 @@ def _overlaps(recipe: RunConfig) -> bool:
 
 def _engine(session: Session, recipe: RunConfig) -> TrainableEngine:
     overlaps = _overlaps(recipe)
-    if overlaps and session.world.size > 1:
-        raise ConfigError(
-            f"rollout.max_staleness = {recipe.rollout.max_staleness}, but this run has {session.world.size} processes, and only "
-            "one process can generate and update at the same time; start one, or set rollout.max_staleness = 0"
-        )
-    engine = make_engine(recipe.engine, session.loaded, beside=overlaps)
+    engine = make_engine(recipe.engine, session.loaded, beside=overlaps, ranks=session.world)
     engine.policy_version = session.step  # one update of its weights for each step, resumed or not
     return engine
 

@@ -159,7 +159,12 @@ class Collector:
         surplus = [[step, [json.dumps(rollout_to_json(rollout)) for rollout in group.rollouts]] for step, group in self._surplus]
         return {"kept": self._yield.kept, "predicted": self._yield.predicted, "surplus": surplus}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def own_state(self) -> dict[str, Any]:
+        """The same, as far as this rank alone knows it."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any], parts: Sequence[Mapping[str, Any]] = ()) -> None:
+        """`parts`: the own states of all ranks that there were."""
         self._yield = _Yield(state["kept"], state["predicted"])
         restored = [(step, tuple(rollout_from_json(json.loads(row)) for row in rows)) for step, rows in state["surplus"]]
         self._surplus = [(step, Group(rollouts[0].problem, rollouts)) for step, rollouts in restored]

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from typing import Any, Literal
 
-import torch
-
+from rlvr.engines.base import WeightUpdate
+from rlvr.engines.ranks import Ranks, leader_here
 from rlvr.engines.replicated import ReplicatedEngine
+from rlvr.engines.shards import device_of, is_sharded, plain_type
 from rlvr.engines.vllm.local import LocalReplica, LocalSetup
 from rlvr.engines.vllm.pool import Replica
 from rlvr.engines.vllm.request import Weights
-from rlvr.engines.vllm.servers import Expected, ServerReplica, addresses
+from rlvr.engines.vllm.servers import Expected, ServerReplica, SharedServer, addresses
 from rlvr.engines.vllm.transfer import TRAINER_SIDES
 from rlvr.engines.vllm.weights import WeightsFolder, checkpoint_tensors
 from rlvr.errors import ConfigError, EngineError, boundary
@@ -44,14 +45,17 @@ class VllmEngine(ReplicatedEngine):
     bitwise reproducible.
 
     The weights go over at the start and with every `update_weights`; each time both models score the same tokens, and more than
-    `gap_limit` between them is an error. An instance that dies is brought back with the present weights, and what it was asked
-    is asked again.
+    `gap_limit` between them is an error. `push_weights` stops vLLM between two decoding steps for them: requests in flight go on
+    afterwards, over a cache that the new weights have computed anew, and each token names the version that sampled it. An
+    instance that dies is brought back with the present weights, and what it was asked is asked again.
+
+    Of several `ranks` each has a vLLM of its own, or asks the same servers; of those that share weights one writes them.
 
     `settings` are those of `VllmSettings` and, for the colocated vLLM, its engine arguments (`gpu_memory_utilization`,
     `kv_cache_memory_bytes`, `tensor_parallel_size`, ...).
 
     Raises:
-        ConfigError: vLLM or httpx is missing, a setting is unknown, or training runs in several processes.
+        ConfigError: vLLM or httpx is missing, a setting is unknown, or does not go with others.
         EngineError: vLLM does not start, a server is down or has another model, or the weights do not arrive.
     """
 
@@ -64,11 +68,12 @@ class VllmEngine(ReplicatedEngine):
         max_context: int | None = None,
         precision: Literal["fp32", "bf16"] = "fp32",
         url: str | Sequence[str] | None = None,
+        ranks: Ranks | None = None,
         **settings: JSON,
     ) -> None:
         own, arguments = _split(settings)
         _check_machine(bool(url), arguments)
-        _check_route(own, bool(url), next(model.parameters()).device)
+        _check_route(own, bool(url), model)
         super().__init__(
             model,
             tokenizer,
@@ -77,19 +82,32 @@ class VllmEngine(ReplicatedEngine):
             precision=precision,
             kind="instance of vLLM",
             gap_limit=own.gap_limit,
+            ranks=ranks,
         )
         self._has_file = own.weights == "file"
         servers = addresses(url) if url else ()
+        self._leader = 0 if servers else leader_here(self._ranks)
+        is_shared = bool(servers) and self._ranks.size > 1
         self._folder = WeightsFolder(own.folder)
         self._begin(
             lambda: self._servers(servers, own, max_rows) or [self._local(tokenizer, max_rows, own, arguments)],
             restarts=own.restarts,
             pause_s=_PAUSE_S,
+            hands_over=not is_shared or self._ranks.rank == self._leader,
+            version_of=ServerReplica.version if is_shared and self._ranks.rank == self._leader else None,
         )
+
+    def push_weights(self) -> WeightUpdate:
+        """The same while requests are in flight; what is compared after this hand-over is looked at with the next one.
+
+        Raises:
+            EngineError: the weights do not arrive, or vLLM computed something else with the last ones.
+        """
+        return self._hand_over(waits=False)
 
     def _weights(self) -> Weights:
         if self._has_file:
-            return self._folder.write(self._model, self._dtype)
+            return self._folder.write_together(self._model, self._dtype, self._ranks, self._leader)
         return self._folder.name_only()
 
     def _keep_newest(self) -> None:
@@ -103,11 +121,11 @@ class VllmEngine(ReplicatedEngine):
         base = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model
         with boundary(EngineError, f"writing the model's config for vLLM to {folder}"):
             config = type(base.config).from_dict(base.config.to_dict())
-            config.architectures = [type(base).__name__]
+            config.architectures = [plain_type(base).__name__]
             config.save_pretrained(folder)
             if tokenizer is not None:
                 tokenizer.save_pretrained(folder)
-        device = next(self._model.parameters()).device
+        device = device_of(self._model)
         setup = LocalSetup(
             folder=str(folder),
             device=device,
@@ -125,7 +143,8 @@ class VllmEngine(ReplicatedEngine):
 
     def _servers(self, urls: Sequence[str], own: VllmSettings, max_rows: int) -> list[Replica]:
         expected = Expected(self.max_context, self._vocabulary)
-        return [ServerReplica(url, expected, max_requests=max_rows, request_s=own.request_s, start_s=own.start_s) for url in urls]
+        kind = ServerReplica if self._ranks.rank == self._leader else SharedServer
+        return [kind(url, expected, max_requests=max_rows, request_s=own.request_s, start_s=own.start_s) for url in urls]
 
 
 def _split(settings: dict[str, JSON]) -> tuple[VllmSettings, dict[str, JSON]]:
@@ -136,7 +155,7 @@ def _split(settings: dict[str, JSON]) -> tuple[VllmSettings, dict[str, JSON]]:
     return own, {name: value for name, value in settings.items() if name not in names}
 
 
-def _check_machine(is_remote: bool, arguments: dict[str, JSON]) -> None:  # noqa: FBT001
+def _check_machine(is_remote: bool, arguments: Mapping[str, JSON]) -> None:  # noqa: FBT001
     if is_remote and arguments:
         raise ConfigError(
             f"engine.args.{next(iter(arguments))} cannot be set for a server (engine.url): give it to `vllm serve` instead"
@@ -145,17 +164,14 @@ def _check_machine(is_remote: bool, arguments: dict[str, JSON]) -> None:  # noqa
     if find_spec(missing) is None:
         extra = "remote" if is_remote else "vllm"
         raise ConfigError(f"engine 'vllm' needs {missing}, which is not installed: pip install 'rlvr[{extra}]'")
-    if torch.distributed.is_available() and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-        raise ConfigError(
-            "engine 'vllm' serves one trainer process, but this run has several; start one, or use engine.name=native"
-        )
 
 
-def _check_route(own: VllmSettings, is_remote: bool, device: torch.device) -> None:  # noqa: FBT001
+def _check_route(own: VllmSettings, is_remote: bool, model: Any) -> None:  # noqa: FBT001
+    device = device_of(model)
     if own.weights not in ("file", *TRAINER_SIDES):
         raise ConfigError(f"engine.args.weights = {own.weights!r}; choose file or {', '.join(TRAINER_SIDES)}")
-    if own.weights != "file" and (is_remote or device.type != "cuda"):
-        where = "a server" if is_remote else f"a model on {device.type}"
+    if own.weights != "file" and (is_remote or device.type != "cuda" or is_sharded(model)):
+        where = "a server" if is_remote else "a model in parts" if is_sharded(model) else f"a model on {device.type}"
         raise ConfigError(
             f"engine.args.weights = {own.weights!r} is for vLLM on the trainer's own GPU, not for {where}; use file"
         )

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from rlvr import seeding
+from rlvr.engines.shards import device_of
 from rlvr.engines.vllm.request import Draw, Request
 from rlvr.errors import EngineError, boundary
 from rlvr.types import Sampling
@@ -49,18 +50,20 @@ class Probes:
         whole = (*prompt, *answer)
         self._recent.append(whole[: self._longest])
 
-    def requests(self) -> list[Request]:
-        sampling = Sampling(max_tokens=self._new_tokens)
+    def requests(self, most: int = _NEW_TOKENS) -> list[Request]:
+        """Each is to be continued by `most` tokens, where the context has room for them."""
+        tokens = min(most, self._new_tokens)
+        sampling = Sampling(max_tokens=tokens)
         # Not all at temperature 1, so that a server shows whose logprobs are not those of what was sampled from.
         prompts = dict.fromkeys((*self._recent, self._random))
         return [
-            Request(prompt, replace(sampling, seed=index, temperature=_TEMPERATURES[index % 2]), self._new_tokens, self._end_ids)
+            Request(prompt, replace(sampling, seed=index, temperature=_TEMPERATURES[index % 2]), tokens, self._end_ids)
             for index, prompt in enumerate(prompts)
         ]
 
 
 def measure(requests: Sequence[Request], draws: Sequence[Draw], model: Any, *, precision: Literal["fp32", "bf16"]) -> Gap:
-    """The gap on what one instance drew; the model scores its tokens as training does.
+    """The gap on what one instance drew; the model scores its tokens as training does, each answer by itself.
 
     Raises:
         EngineError: there are no tokens to compare, or the model cannot score them.
@@ -68,11 +71,39 @@ def measure(requests: Sequence[Request], draws: Sequence[Draw], model: Any, *, p
     differences: list[float] = []
     for request, draw in zip(requests, draws, strict=True):
         if draw.token_ids:
-            with boundary(EngineError, "scoring with the trainer's model, to compare it with vLLM"):
-                scored = _score(model, request, draw.token_ids, precision)
+            rows = _logprobs(model, request, draw.token_ids[:-1], precision)
+            scored = rows.gather(-1, torch.tensor(draw.token_ids)[:, None])[:, 0].tolist()
             differences += [abs(ours - theirs) for ours, theirs in zip(scored, draw.logprobs, strict=True)]
     if not differences:
         raise EngineError("vLLM drew no tokens to compare its weights by")
+    return _gap(differences)
+
+
+def expect(request: Request, model: Any, *, precision: Literal["fp32", "bf16"]) -> torch.Tensor:
+    """[V] the model's log-probabilities of the first token of an answer, on the CPU.
+
+    Raises:
+        EngineError: the model cannot score it.
+    """
+    return _logprobs(model, request, (), precision)[0]
+
+
+def compare(expected: Sequence[torch.Tensor], draws: Sequence[Draw], version: str) -> Gap | None:
+    """The gap on first tokens that were drawn after they had been expected; None where none has the weights `version`."""
+    differences = [
+        abs(draw.logprobs[0] - float(row[draw.token_ids[0]]))
+        for row, draw in zip(expected, draws, strict=True)
+        if draw.token_ids and draw.version == version
+    ]
+    return _gap(differences) if differences else None
+
+
+def idle(model: Any, precision: Literal["fp32", "bf16"]) -> None:
+    """Score nothing that matters: the other ranks score one more, and need this one's part of the weights."""
+    _logprobs(model, Request((0,), Sampling(1), 1, ()), (), precision)
+
+
+def _gap(differences: Sequence[float]) -> Gap:
     finite = all(math.isfinite(value) for value in differences)
     return Gap(
         sum(differences) / len(differences) if finite else math.inf, max(differences) if finite else math.inf, len(differences)
@@ -96,12 +127,14 @@ def check(gap: Gap, limit: float, name: str) -> None:
 
 
 @torch.no_grad()
-def _score(model: Any, request: Request, answer: tuple[int, ...], precision: str) -> list[float]:
-    device = next(model.parameters()).device
-    ids = torch.tensor([[*request.prompt, *answer]], device=device)
-    first = len(request.prompt)
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        logits = model(input_ids=ids, use_cache=False).logits[0, first - 1 : -1]
-    logprobs = (logits.float() / request.sampling.temperature).log_softmax(-1).gather(-1, ids[0, first:, None])[:, 0]
-    found: list[float] = logprobs.tolist()
+def _logprobs(model: Any, request: Request, begun: tuple[int, ...], precision: str) -> torch.Tensor:
+    """[n, V] of each next token after the prompt, and after each token of the answer that was begun."""
+    device = device_of(model)
+    ids = torch.tensor([[*request.prompt, *begun]], device=device)
+    with (
+        boundary(EngineError, "scoring with the trainer's model, to compare it with the instances that generate"),
+        torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"),
+    ):
+        logits = model(input_ids=ids, use_cache=False).logits[0, len(request.prompt) - 1 :]
+    found: torch.Tensor = (logits.float() / request.sampling.temperature).log_softmax(-1).cpu()
     return found

@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 
-from rlvr.engines.vllm.request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights
+from rlvr.engines.vllm.request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights, draw_of
 from rlvr.engines.vllm.transfer import Sender
 from rlvr.errors import ConfigError, EngineError, boundary
 from rlvr.types import JSON
 
 _WORKER = "rlvr.engines.vllm.worker"
 _OURS = ("model", "load_format", "logprobs_mode", "generation_config", "worker_extension_cls", "weight_transfer_config")
+_SEEN = "CUDA_VISIBLE_DEVICES"
+_LAUNCHERS = ("TORCHELASTIC_", "ACCELERATE_", "GROUP_", "ROLE_")
+_OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SHUTDOWN_S = 5.0
 _LOAD_S = 900.0
 _BATCHED_TOKENS = 4096  # in one forward pass
@@ -84,24 +87,29 @@ class LocalReplica:
         ids = tuple(answer.token_ids)
         rows = list(answer.logprobs or ())[: len(ids)]  # tokens after a stop string are cut off, their logprobs are not
         logprobs = tuple(float(row[token].logprob) for token, row in zip(ids, rows, strict=False))
-        versions = {span.version for span in answer.weight_versions or ()}
-        return Draw(ids, logprobs, str(answer.finish_reason), versions.pop() if len(versions) == 1 else None)
+        spans = [(str(span.version), int(span.start)) for span in answer.weight_versions or ()]
+        return draw_of(ids, logprobs, str(answer.finish_reason), spans)
 
     async def load(self, weights: Weights) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         engine = self._living()
         async with self._losses_noticed(f"taking over weights {weights.version}", _LOAD_S):
-            if self._sender is not None:
-                await asyncio.to_thread(self._sender.send)
-                await engine.update_weight_version(weights.version)
-            else:
-                await engine.start_weight_update()
-                await engine.update_weights(WeightTransferUpdateRequest({"path": weights.path}))
-                await engine.finish_weight_update(weights.version)
-            # What was computed with other weights would be read for the same prompts, without an error.
-            if not await engine.reset_prefix_cache():
-                raise EngineError("vLLM could not empty its prefix cache after an update: requests are still in flight")
+            await engine.pause_generation(mode="keep", clear_cache=False)
+            try:
+                if self._sender is not None:
+                    await asyncio.to_thread(self._sender.send)
+                    await engine.update_weight_version(weights.version)
+                else:
+                    await engine.start_weight_update()
+                    await engine.update_weights(WeightTransferUpdateRequest({"path": weights.path}))
+                    await engine.finish_weight_update(weights.version)
+                # What was computed with other weights would be read for the same prompts, without an error. Requests in
+                # flight are read again, too, so that a token is always that of one version of the weights.
+                if not await engine.reset_prefix_cache(reset_running_requests=True):
+                    raise EngineError("vLLM could not empty its cache after an update")
+            finally:
+                await engine.resume_generation()
 
     def sender(self, backend: str) -> Sender:
         """For the engine that runs now; called in its loop."""
@@ -204,9 +212,11 @@ def _close(name: str, known: list[str]) -> str:
 
 @contextmanager
 def _environment(setup: LocalSetup) -> Iterator[None]:
-    """What vLLM and its processes read from the environment when they start. What the user has set stays."""
+    """What vLLM and its processes read from the environment when they start; what the user has set stays. Of several
+    ranks' GPUs they see their own rank's alone."""
     wanted = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     device = setup.device
+    alone = {name: value for name, value in os.environ.items() if name.startswith(_LAUNCHERS) or name in _OF_A_RANK}
     if setup.weights != "file":
         # Handles to GPU memory are Python objects; they go from this process to its own children alone.
         wanted["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"
@@ -216,12 +226,18 @@ def _environment(setup: LocalSetup) -> Iterator[None]:
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # bound threads would fight with the trainer's for the same cores
             "TORCH_COMPILE_DISABLE": "1",  # else the first request waits for a C++ compiler
         }
-    elif device.index is not None and "CUDA_VISIBLE_DEVICES" not in os.environ:
-        wanted["CUDA_VISIBLE_DEVICES"] = str(device.index)
     missing = {name: value for name, value in wanted.items() if name not in os.environ}
+    seen = [name for name in os.environ.get(_SEEN, "").split(",") if name]
+    if device.index is not None and (not seen or os.environ.get("WORLD_SIZE", "1") != "1"):
+        missing[_SEEN] = seen[device.index] if device.index < len(seen) else str(device.index)
+        alone |= {name: os.environ[name] for name in (_SEEN,) if name in os.environ}
+    # vLLM's processes are not those of the launcher: they would wait for its other ranks.
+    for name in alone:
+        del os.environ[name]
     os.environ.update(missing)
     try:
         yield
     finally:
         for name in missing:
             os.environ.pop(name, None)
+        os.environ.update(alone)

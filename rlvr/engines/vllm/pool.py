@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -36,7 +36,7 @@ class Replica(Protocol):
         ...
 
     async def load(self, weights: Weights) -> None:
-        """Take over weights and forget what was computed with others.
+        """Take over weights and forget what was computed with others; what it is asked meanwhile goes on with them.
 
         Raises:
             ReplicaLostError: it died or cannot be reached.
@@ -53,6 +53,7 @@ class _Member:
     restarts_left: int
     in_flight: int = 0
     is_ready: bool = False
+    loaded: str = ""  # the name of the weights that it certainly has
     problem: str = ""
     recovery: asyncio.Task[None] | None = None
 
@@ -71,6 +72,7 @@ class Pool:
         self._pause_s = pause_s
         self._kind = kind  # one replica, in messages
         self._weights: Weights | None = None
+        self._places: dict[str, int] = {}  # of the names of all weights so far, in their order
         self._turn = 0
         self.restarts = 0  # so far, of all replicas
 
@@ -80,8 +82,25 @@ class Pool:
         Raises:
             EngineError: one of them cannot.
         """
-        self._weights = weights
+        await self.expect(weights)
         await _all(self._start(member) for member in self._members)
+
+    async def expect(self, weights: Weights) -> None:
+        """From now on these are the present weights: a replica may answer with them, and one that comes back gets them."""
+        self._weights = weights
+        self._places.setdefault(weights.version, len(self._places))
+
+    async def loaded(self, weights: Weights) -> None:
+        """Every replica was given these weights, by somebody else."""
+        await self.expect(weights)
+        for member in self._members:
+            member.loaded = weights.version if member.is_ready else member.loaded
+
+    async def watch(self, version_of: Callable[[Any], Awaitable[str]], every_s: float) -> None:
+        """Bring replicas back that are lost although nothing is asked of them here, because others ask them, too."""
+        while True:
+            await asyncio.sleep(every_s)
+            await asyncio.gather(*(self._look_at(member, version_of) for member in self._members if member.is_ready))
 
     async def load(self, weights: Weights) -> None:
         """Hand new weights to every replica. One that is lost meanwhile gets them when it comes back.
@@ -89,13 +108,14 @@ class Pool:
         Raises:
             EngineError: a replica refuses them, or none is left.
         """
-        self._weights = weights
+        await self.expect(weights)
         ready = [member for member in self._members if member.is_ready]
         await _all(self._load(member, weights) for member in ready)
         await self._free_member()
 
     async def draw(self, request: Request) -> Draw:
-        """The answer of the least busy replica, drawn with the weights that were handed over last.
+        """The answer of the least busy replica, drawn with the weights that were handed over last, and with those that come
+        meanwhile.
 
         Raises:
             EngineError: it was refused, or lost three times, or no replica is left.
@@ -136,18 +156,36 @@ class Pool:
         await _all(member.replica.close() for member in self._members)
 
     async def _draw_on(self, member: _Member, request: Request) -> Draw:
+        had = member.loaded
         member.in_flight += 1
         try:
             draw = await member.replica.draw(request)
         finally:
             member.in_flight -= 1
-        wanted = self._weights.version if self._weights is not None else None
-        if draw.version != wanted and draw.token_ids:
-            raise ReplicaLostError(
-                f"{member.replica.name} answered with weights {draw.version!r} instead of {wanted!r}; was it restarted, "
-                "or does another run use it?"
-            )
+        if draw.token_ids:
+            self._check(member, draw.sampled_by, had)
         return draw
+
+    def _check(self, member: _Member, names: Sequence[str | None], had: str) -> None:
+        """See that a replica used no weights but those that it `had`, and those that came later.
+
+        Raises:
+            ReplicaLostError: it did.
+        """
+        for name in names:
+            if name is None or self._places.get(name, -1) < self._places[had]:
+                wanted = self._weights.version if self._weights is not None else None
+                raise ReplicaLostError(
+                    f"{member.replica.name} answered with weights {name!r} instead of {wanted!r}; was it restarted, "
+                    "or does another run use it?"
+                )
+
+    async def _look_at(self, member: _Member, version_of: Callable[[Any], Awaitable[str]]) -> None:
+        had = member.loaded
+        try:
+            self._check(member, (await version_of(member.replica),), had)
+        except EngineError as error:
+            self._lose(member, error)
 
     async def _free_member(self) -> _Member:
         """The ready replica with the least to do; waits where all are being brought back."""
@@ -163,7 +201,7 @@ class Pool:
                 raise EngineError(f"no {self._kind} is left: {problems}")
             await asyncio.wait(recoveries, return_when=asyncio.FIRST_COMPLETED)
 
-    def _lose(self, member: _Member, error: ReplicaLostError) -> None:
+    def _lose(self, member: _Member, error: EngineError) -> None:
         """Bring a replica back in the background. Of many requests that notice its loss, the first does so."""
         if not member.is_ready:
             return
@@ -195,11 +233,13 @@ class Pool:
             except EngineError:
                 if weights is self._weights:
                     raise
-        member.is_ready = True
+        assert weights is not None
+        member.is_ready, member.loaded = True, weights.version
 
     async def _load(self, member: _Member, weights: Weights) -> None:
         try:
             await member.replica.load(weights)
+            member.loaded = weights.version
         except ReplicaLostError as error:
             self._lose(member, error)
 

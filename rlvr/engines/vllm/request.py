@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from rlvr.errors import EngineError
@@ -56,16 +57,32 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class Change:
+    """From token `first` on, weights of this name sampled an answer."""
+
+    first: int
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class Draw:
-    """One answer of an instance. `version` is its own name for the weights that sampled it; None: it said none, or several."""
+    """One answer of an instance. `version` is its own name for the weights that sampled the first token, None where it said none;
+    `changes` are the weights that came while it sampled."""
 
     token_ids: tuple[int, ...]
     logprobs: tuple[float, ...]
     finish: str
     version: str | None
+    changes: tuple[Change, ...] = ()
 
-    def completion(self, policy_version: int) -> Completion:
-        """
+    @property
+    def sampled_by(self) -> tuple[str | None, ...]:
+        """The names of all weights that had a part in it."""
+        return (self.version, *(change.version for change in self.changes))
+
+    def completion(self, numbers: Mapping[str, int], present: int) -> Completion:
+        """`numbers` are the policy's versions by the instances' names for them; `present` is that of an answer without tokens.
+
         Raises:
             EngineError: logprobs that are missing or not numbers.
         """
@@ -74,7 +91,19 @@ class Draw:
         if any(math.isnan(value) for value in self.logprobs):
             raise EngineError("the model's logits are NaN; its weights have diverged (lower optim.lr) or are damaged")
         finish = _FINISH.get(self.finish, FinishReason.ABORT)
-        return Completion(self.token_ids, self.logprobs, finish, policy_version)
+        first = present if self.version is None else numbers[self.version]
+        versions = [first] * len(self.token_ids)
+        for change in self.changes:
+            versions[change.first :] = [numbers[change.version]] * len(versions[change.first :])
+        mixed = tuple(versions) if len(set(versions)) > 1 else None
+        return Completion(self.token_ids, self.logprobs, finish, first, token_versions=mixed)
+
+
+def draw_of(token_ids: tuple[int, ...], logprobs: tuple[float, ...], finish: str, spans: Iterable[tuple[str, int]]) -> Draw:
+    """An answer with vLLM's own record of who sampled what: the name of the weights and their first token, of each span."""
+    (version, _), *later = tuple(spans) or ((None, 0),)
+    changes = (Change(first, name) for name, first in later if name is not None and first < len(token_ids))
+    return Draw(token_ids, logprobs, finish, version, tuple(changes))
 
 
 @dataclass(frozen=True, slots=True)

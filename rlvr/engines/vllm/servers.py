@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlvr.engines.vllm.request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights
+from rlvr.engines.vllm.request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights, draw_of
 from rlvr.errors import ConfigError, ContextFullError, EngineError, boundary
 from rlvr.types import JSON
 
@@ -18,6 +18,7 @@ _CONNECT_S = 5.0
 _ASK_S = 10.0  # for what a server knows without computing
 _LOAD_S = 900.0
 _POLL_S = 1.0
+_SHARED_POLL_S = 0.1
 _HOW = (
     "start it as: VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --enable-scale-out "
     f"--logprobs-mode {LOGPROBS_MODE} --worker-extension-cls rlvr.engines.vllm.worker.Worker "
@@ -86,23 +87,36 @@ class ServerReplica:
             ids = tuple(int(token) for token in choice["token_ids"] or ())
             content = ((choice.get("logprobs") or {}).get("content") or [])[: len(ids)]
             logprobs = tuple(float(entry["logprob"]) for entry in content)
-            versions = {str(span["version"]) for span in choice.get("weight_versions") or ()}
+            spans = [(str(span["version"]), int(span["start"])) for span in choice.get("weight_versions") or ()]
             finish = str(choice.get("finish_reason"))
-        return Draw(ids, logprobs, finish, versions.pop() if len(versions) == 1 else None)
+        return draw_of(ids, logprobs, finish, spans)
 
     async def load(self, weights: Weights) -> None:
-        for path, body in (
-            ("/start_weight_update", {}),
-            ("/update_weights", {"update_info": {"path": weights.path}}),
-            ("/finish_weight_update", {"weight_version": weights.version}),
-        ):
-            await self._change(path, body)
-        # What was computed with other weights would be read for the same prompts, without an error.
-        row = await self._change("/reset_prefix_cache", {})
-        if not row.get("success"):
-            raise EngineError(
-                f"{self.name} could not empty its prefix cache after an update: requests are in flight; does another run use it?"
-            )
+        await self._change("/pause?mode=keep&clear_cache=false", {})
+        try:
+            for path, body in (
+                ("/start_weight_update", {}),
+                ("/update_weights", {"update_info": {"path": weights.path}}),
+                ("/finish_weight_update", {"weight_version": weights.version}),
+            ):
+                await self._change(path, body)
+            # What was computed with other weights would be read for the same prompts, without an error. Requests in flight are
+            # read again, too, so that a token is always that of one version of the weights.
+            row = await self._change("/reset_prefix_cache?reset_running_requests=true", {})
+            if not row.get("success"):
+                raise EngineError(f"{self.name} could not empty its prefix cache after an update; does another run use it?")
+        finally:
+            await self._change("/resume", {})
+
+    async def version(self) -> str:
+        """The server's name for the weights that it has.
+
+        Raises:
+            ReplicaLostError: nobody answers.
+            EngineError: it does not know of such names.
+        """
+        # A server that is just taking weights answers when it has them.
+        return str((await self._ask("GET", "/weight_info", timeout_s=_LOAD_S)).get("weight_version"))
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -120,7 +134,12 @@ class ServerReplica:
                 f"{self._expected.max_context}; is it another model? Else give it --max-model-len {self._expected.max_context}"
             )
         await self._change_is_allowed()
+        await self._begin()
         await self._check_vocabulary()
+
+    async def _begin(self) -> None:
+        """A trainer that was killed while it handed weights over left the server waiting."""
+        await self._change("/resume", {})
 
     async def _change_is_allowed(self) -> None:
         try:
@@ -197,3 +216,17 @@ class ServerReplica:
         if "maximum context" in response.text or "max_model_len" in response.text:
             raise ContextFullError(problem)
         raise EngineError(problem)
+
+
+class SharedServer(ServerReplica):
+    """A server that another rank gives its weights to: this one only asks it, and waits where it has other weights."""
+
+    async def load(self, weights: Weights) -> None:
+        until = time.monotonic() + _LOAD_S
+        while (found := await self.version()) != weights.version:
+            if time.monotonic() > until:
+                raise EngineError(f"{self.name} has weights {found!r}; nobody gave it {weights.version!r} within {_LOAD_S:g} s")
+            await asyncio.sleep(_SHARED_POLL_S)
+
+    async def _begin(self) -> None:
+        """Only the rank that stops it goes on with it."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -30,6 +31,10 @@ class LoopThread:
         except BaseException:
             future.cancel()
             raise
+
+    def begin(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Start `work`; nobody need wait for it."""
+        return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     async def hand_over(self, work: Coroutine[Any, Any, T]) -> T:
         """Await `work` from another event loop; cancelling the caller cancels it."""

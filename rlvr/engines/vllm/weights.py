@@ -6,13 +6,16 @@ import fcntl
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from rlvr.engines.ranks import Ranks, said_by
+from rlvr.engines.shards import is_sharded, whole
 from rlvr.engines.vllm.request import Weights
 from rlvr.errors import ConfigError, EngineError, boundary
 
@@ -22,38 +25,49 @@ _ADAPTER = "lora_"  # in the names of an adapter's own tensors
 _WRAPPED = ".base_layer."
 
 
-def checkpoint_tensors(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+class ReadTensors(Protocol):
+    """One of the two functions that follow."""
+
+    def __call__(self, model: Any, dtype: torch.dtype, *, is_kept: bool = True) -> Mapping[str, Tensor]: ...
+
+
+def checkpoint_tensors(model: Any, dtype: torch.dtype, *, is_kept: bool = True) -> dict[str, Tensor]:
     """The model's tensors as its checkpoint on disk would have them: one of each tied pair, LoRA adapters merged.
 
     Raises:
         EngineError: an adapter of a kind that cannot be merged tensor by tensor.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    merged = merged_tensors(model, dtype, is_kept=is_kept)
     with torch.no_grad(), boundary(EngineError, "reading the policy's weights"):
-        return _on_disk(base, merged_tensors(model, dtype))
+        return _on_disk(base, merged) if merged else merged
 
 
-def merged_tensors(model: Any, dtype: torch.dtype) -> dict[str, Tensor]:
+def merged_tensors(model: Any, dtype: torch.dtype, *, is_kept: bool = True) -> dict[str, Tensor]:
     """The same as the model has them in memory, under the names of the model without adapters.
+
+    A model in parts is made whole one tensor at a time, on the CPU, by all its processes together; where it is not kept, nothing
+    is left of it.
 
     Raises:
         EngineError: an adapter of a kind that cannot be merged tensor by tensor.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     merged: dict[str, Tensor] = {}
-    seen: set[tuple[int, torch.Size]] = set()
+    seen: set[Any] = set()
     with torch.no_grad(), boundary(EngineError, "reading the policy's weights"):
-        for name, tensor in base.state_dict().items():
-            if _ADAPTER in name:
-                continue
-            key = (tensor.data_ptr(), tensor.shape)
-            if tensor.numel() and key in seen:
+        for name, tensor in base.state_dict(keep_vars=True).items():
+            is_part = isinstance(tensor, DTensor)
+            key = id(tensor) if is_part else (tensor.data_ptr(), tensor.shape)
+            if _ADAPTER in name or (tensor.numel() and key in seen):
                 continue
             seen.add(key)
             plain = name.replace(_WRAPPED, ".")
             if plain != name and plain.endswith(".weight"):
-                tensor = _with_adapters(base.get_submodule(name.partition(_WRAPPED)[0]), tensor)
-            merged[plain] = tensor.detach().to(dtype) if tensor.is_floating_point() else tensor.detach()
+                tensor = _with_adapters(base.get_submodule(name.partition(_WRAPPED)[0]), whole(tensor))
+            tensor = whole(tensor.detach(), dtype if tensor.is_floating_point() else None)
+            if is_kept:
+                merged[plain] = tensor.cpu() if is_part else tensor
         return merged
 
 
@@ -61,7 +75,7 @@ def _with_adapters(module: Any, weight: Tensor) -> Tensor:
     if not hasattr(module, "get_delta_weight"):
         raise EngineError(f"{type(module).__name__} cannot be merged into its layer; use LoRA on linear layers")
     for adapter in () if module.disable_adapters else module.active_adapters:
-        weight = weight + module.get_delta_weight(adapter).to(weight.dtype)
+        weight = weight + whole(module.get_delta_weight(adapter)).to(weight.dtype)
     return weight
 
 
@@ -92,22 +106,32 @@ class WeightsFolder:
         self._files: list[Path] = []  # the newest last
         self._written = 0
 
-    def write(
-        self,
-        model: Any,
-        dtype: torch.dtype,
-        read: Callable[[Any, torch.dtype], Mapping[str, Tensor]] = checkpoint_tensors,
-    ) -> Weights:
+    def write(self, model: Any, dtype: torch.dtype, read: ReadTensors = checkpoint_tensors) -> Weights:
         """The model's present weights as a file, beside earlier ones; `read` says in which form.
 
         Raises:
             EngineError: no room, or a model that cannot be written.
         """
+        return self._write(read(model, dtype))
+
+    def write_together(
+        self, model: Any, dtype: torch.dtype, ranks: Ranks, leader: int, read: ReadTensors = checkpoint_tensors
+    ) -> Weights:
+        """The same by all ranks together: `leader`, which need not be the same for all, writes for those that name it.
+
+        Raises:
+            EngineError: no room, or a model that cannot be written.
+        """
+        is_writer = ranks.rank == leader
+        tensors = read(model, dtype, is_kept=is_writer) if is_writer or is_sharded(model) else {}
+        return said_by(ranks, leader, self._write(tensors) if is_writer else None)
+
+    def _write(self, found: Mapping[str, Tensor]) -> Weights:
         from safetensors.torch import save_file
 
         version = self._next_version()
         path = self.path / f"{version}.safetensors"
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in read(model, dtype).items()}
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in found.items()}
         size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
         if size > shutil.disk_usage(self.path).free:
             raise EngineError(

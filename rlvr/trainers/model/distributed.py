@@ -133,14 +133,18 @@ class World:
             result = await work
         except asyncio.CancelledError:
             self._check_all_are_there()
-            self._ends([True])
+            self._ends(is_ending=True)
             raise
-        if self._ends([False]):
+        if self._ends(is_ending=False):
             raise asyncio.CancelledError
         return result
 
-    def _ends(self, own: list[bool]) -> bool:
-        ends = any(flag for flags in self.gather_lists(own) for flag in flags)
+    def _ends(self, *, is_ending: bool) -> bool:
+        return self.ends_anywhere([flag for flags in self.gather_lists([is_ending]) for flag in flags])
+
+    def ends_anywhere(self, flags: Sequence[bool]) -> bool:
+        """Whether any of all ranks' flags says that its run was interrupted: then all end, and none of them is lost."""
+        ends = any(flags)
         if ends and self.watch is not None:
             self.watch.ends_together = True
         return ends

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rlvr.config import RunConfig
 from rlvr.envs.rollout import RolloutRunner
@@ -17,10 +18,14 @@ from rlvr.filtering.posterior import SolveRates
 from rlvr.seeding import Part
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.model.distributed import World
+from rlvr.trainers.overlap.beside import beside
 from rlvr.trainers.overlap.staleness import oldest_version
 from rlvr.trainers.overlap.timeline import Lane, Timeline
 from rlvr.trainers.rollouts import Collected, Collector, repeats, scored_group
 from rlvr.types import Group, Problem, Sampling
+
+T = TypeVar("T")
+_EXCHANGE_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +41,17 @@ class _Draw:
 class _Landed:
     """A group whose rollouts have all been graded, waiting for the step that trains on it; `drop`: why none will."""
 
-    group: Group
     born: int
+    oldest: int | None  # the version of the policy that sampled its oldest token; None: it has none
     drop: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _News:
+    """What one rank tells the others: which of its groups have landed, and whether its run was interrupted."""
+
+    landed: tuple[tuple[int, _Landed], ...]
+    is_ending: bool
 
 
 class AheadCollector(Collector):
@@ -48,6 +61,11 @@ class AheadCollector(Collector):
     many that the oldest is at most k updates old when its turn comes. Where there are as many, generation waits; it never has to
     throw away. A step takes the oldest groups that are there, and waits only for those that would be too old for the next step.
     Groups without signal make room for others at once, up to `max_refills` times N in a step.
+
+    Several ranks keep one such queue: all know which groups there are, each samples those whose number is its own, and keeps
+    them until their step. What has landed elsewhere becomes known while ranks wait for a step, several times a second, so that
+    all decide the same from the same; problems are drawn at such moments alone, and a group without signal that lands during an
+    update is replaced after it.
 
     What is in flight when a run is saved is sampled again with the same seeds; what has landed is in the checkpoint.
     """
@@ -79,22 +97,28 @@ class AheadCollector(Collector):
         self._flights: dict[int, _Draw] = {}
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._landed: dict[int, _Landed] = {}
-        self._written: dict[int, list[str]] = {}  # those of `_landed` as a checkpoint holds them
+        self._fresh: dict[int, _Landed] = {}  # of this rank, which the others do not know of yet
+        self._groups: dict[int, Group] = {}  # those of `_landed` and `_fresh` that this rank has sampled
+        self._written: dict[int, list[str]] = {}  # those of `_groups` as a checkpoint holds them
         self._starved: StarvedError | None = None
         self._broken: BaseException | None = None
         self._is_held = False
+        self.is_ending = False  # this rank's run was cancelled, and the others have not heard of it yet
         self._changed = asyncio.Event()
         self._busy_s = self._busy_since = 0.0
 
     async def collect(self, step: int) -> Collected:
         self._taken = step
-        self._depart()
-        while not self._is_complete(step):
+        while True:
             self._changed.clear()
-            await self._changed.wait()
+            await self._exchange()
+            self._depart()
             if self._broken is not None:
                 raise self._broken
-        found = self._take(step)
+            if self._is_complete(step):
+                break
+            await self._pass_time()
+        found = await self._take(step)
         if not found.groups and self._starved is not None:
             raise self._starved
         return found
@@ -108,7 +132,7 @@ class AheadCollector(Collector):
     async def drained(self) -> None:
         """Ask for nothing more until weights arrive, and wait for what is in flight."""
         self._is_held = True
-        while self._flights:
+        while self._tasks:
             self._changed.clear()
             await self._changed.wait()
 
@@ -135,25 +159,34 @@ class AheadCollector(Collector):
 
     def state_dict(self) -> dict[str, Any]:
         flights = [[serial, draw.problem.id, list(draw.seed_parts)] for serial, draw in self._flights.items()]
-        for serial, one in self._landed.items():
-            if serial not in self._written:  # a loop asks after every step, and a group may wait for several
-                self._written[serial] = [json.dumps(rollout_to_json(rollout)) for rollout in one.group.rollouts]
-        landed = [[serial, one.born, one.drop, self._written[serial]] for serial, one in self._landed.items()]
-        return {"serial": self._serial, "attempt": self._attempt, "flights": flights, "landed": landed}
+        return {"serial": self._serial, "attempt": self._attempt, "flights": flights}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """What was in flight begins anew, with the weights of now."""
+    def own_state(self) -> dict[str, Any]:
+        for serial, group in self._groups.items():
+            if serial not in self._written:  # a loop asks after every step, and a group may wait for several
+                self._written[serial] = [json.dumps(rollout_to_json(rollout)) for rollout in group.rollouts]
+        known = {**self._landed, **self._fresh}
+        return {"landed": [[serial, known[serial].born, known[serial].drop, self._written[serial]] for serial in self._groups]}
+
+    def load_state_dict(self, state: Mapping[str, Any], parts: Sequence[Mapping[str, Any]] = ()) -> None:
+        """What was in flight begins anew, with the weights of now. There may be other ranks than there were."""
         self._serial, self._attempt = state["serial"], state["attempt"]
         for serial, problem_id, seed_parts in state["flights"]:
             self._flights[serial] = _Draw(self._problems[problem_id], tuple(seed_parts), self._version)
-        for serial, born, drop, rows in state["landed"]:
-            rollouts = tuple(rollout_from_json(json.loads(row)) for row in rows)
-            self._landed[serial] = _Landed(Group(rollouts[0].problem, rollouts), born, drop)
+        for part in (state, *parts):
+            for serial, born, drop, rows in part.get("landed", ()):
+                rollouts = tuple(rollout_from_json(json.loads(row)) for row in rows)
+                group = Group(rollouts[0].problem, rollouts)
+                self._landed[serial] = _Landed(born, oldest_version(group), drop)
+                self._flights.pop(serial, None)
+                if self._is_own(serial):
+                    self._groups[serial] = group
 
     def _depart(self) -> None:
         """Ask for as many groups as there is room for."""
-        for serial in [serial for serial in self._flights if serial not in self._tasks]:  # those of a checkpoint
-            self._fly(serial)
+        for serial in self._flights:
+            if serial not in self._tasks and serial not in self._fresh:  # one of a checkpoint
+                self._fly(serial)
         while (room := self._room()) and self._starved is None:
             try:
                 problems = self._curriculum.next(room, self._version)
@@ -177,7 +210,12 @@ class AheadCollector(Collector):
         outstanding = len(self._flights) + len(self._landed) - dropped
         return max(0, self._wanted * steps - outstanding - spent)
 
+    def _is_own(self, serial: int) -> bool:
+        return serial % self._world.size == self._world.rank
+
     def _fly(self, serial: int) -> None:
+        if not self._is_own(serial):
+            return
         if not self._tasks:
             self._busy_since = self._timeline.clock()
         task = self._tasks[serial] = asyncio.get_running_loop().create_task(self._sampled(serial))
@@ -188,8 +226,8 @@ class AheadCollector(Collector):
         group = await self._group(draw.problem, *draw.seed_parts)
         drops: Counter[str] = Counter()
         self._has_use(group, self._algorithm.at_step(self._taken), drops)
-        del self._flights[serial]
-        self._landed[serial] = _Landed(group, draw.born, next(iter(drops), None))
+        self._groups[serial] = group
+        self._fresh[serial] = _Landed(draw.born, oldest_version(group), next(iter(drops), None))
         self._timeline.add(Lane.GENERATE, serial, begun)
 
     def _land(self, serial: int, done: asyncio.Task[None]) -> None:
@@ -199,8 +237,51 @@ class AheadCollector(Collector):
         if done.cancelled():
             return
         self._broken = self._broken or done.exception()
-        self._depart()  # one without signal leaves its place to another
+        if self._world.size == 1:
+            self._learn_of(self._fresh)
+            self._depart()  # one without signal leaves its place to another
         self._changed.set()
+
+    def _learn_of(self, landed: Mapping[int, _Landed]) -> None:
+        for serial, one in dict(landed).items():
+            self._flights.pop(serial, None)
+            self._landed[serial] = one
+            self._fresh.pop(serial, None)
+
+    async def _exchange(self) -> None:
+        """Learn what has landed on the other ranks.
+
+        Raises:
+            asyncio.CancelledError: on all ranks, where it is ending on one.
+        """
+        if self._world.size == 1:
+            return
+        news = [_News(tuple(self._fresh.items()), self.is_ending)]
+        told = await self._together(news)
+        for one in told:
+            self._learn_of(dict(one.landed))
+        if self._world.ends_anywhere([one.is_ending for one in told]):
+            raise asyncio.CancelledError
+
+    async def _together(self, part: Sequence[T]) -> list[T]:
+        """What all ranks give. Whoever is cancelled meanwhile says so with the next exchange."""
+        if self._world.size == 1:
+            return list(part)
+        parts, was_cancelled = await beside(lambda: self._world.gather_lists(part))
+        self.is_ending |= was_cancelled
+        return [one for found in parts for one in found]
+
+    async def _pass_time(self) -> None:
+        """Wait until there may be something new."""
+        is_alone = self._world.size == 1
+        try:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(None if is_alone else _EXCHANGE_S):
+                    await self._changed.wait()
+        except asyncio.CancelledError:
+            if is_alone:
+                raise
+            self.is_ending = True
 
     def _is_complete(self, step: int) -> bool:
         """Whether a step can begin: it has its groups, and leaves none behind that would be too old later."""
@@ -223,26 +304,33 @@ class AheadCollector(Collector):
         return sorted(sorted(ready, key=lambda serial: (self._landed[serial].born, serial))[: self._wanted])
 
     def _is_stale(self, one: _Landed, step: int) -> bool:
-        oldest = oldest_version(one.group)
-        return oldest is not None and step - oldest > self._ahead
+        return one.oldest is not None and step - one.oldest > self._ahead
 
-    def _take(self, step: int) -> Collected:
+    async def _take(self, step: int) -> Collected:
         """Everything whose fate is decided now: the step's groups, and those that were dropped since the last one."""
         picked = self._picked(step)
         stale = [serial for serial, one in self._landed.items() if one.drop is None and self._is_stale(one, step)]
         dropped = [serial for serial, one in self._landed.items() if one.drop is not None]
+        groups = await self._gathered([*picked, *dropped, *stale])
+        await self._exchange()
         found = Collected(rounds=self._bursts)
-        found.expired = [self._landed[serial].group for serial in stale]
-        found.groups = [self._landed[serial].group for serial in sorted(picked + dropped)]
-        found.kept = [scored_group(self._landed[serial].group) for serial in picked]
+        found.expired = [groups[serial] for serial in stale]
+        found.groups = [groups[serial] for serial in sorted(picked + dropped)]
+        found.kept = [scored_group(groups[serial]) for serial in picked]
         found.drops.update(reason for serial in dropped if (reason := self._landed[serial].drop) is not None)
         for group in found.groups:
             found.tally.add(group.rollouts)
         found.failure = self._failure(found.tally, step)
         for serial in (*picked, *dropped, *stale):
             del self._landed[serial]
+            self._groups.pop(serial, None)
             self._written.pop(serial, None)
         self._curriculum.observe(found.groups, step)
         self._taken, self._bursts = step + 1, 0
         self._depart()
         return found
+
+    async def _gathered(self, serials: Sequence[int]) -> dict[int, Group]:
+        """These groups, on every rank."""
+        own = [(serial, self._groups[serial]) for serial in serials if self._is_own(serial)]
+        return dict(await self._together(own))

@@ -11,7 +11,9 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from rlvr.engines.base import PushedEngine, TrainableEngine, WeightUpdate
+from rlvr.trainers.model.distributed import World
 from rlvr.trainers.overlap.ahead import AheadCollector
+from rlvr.trainers.overlap.beside import beside
 from rlvr.trainers.overlap.staleness import staleness_metrics
 from rlvr.trainers.overlap.timeline import Lane, Timeline
 from rlvr.trainers.rollouts import Collected
@@ -86,16 +88,25 @@ class AtTheSameTime:
 
     An engine that can take weights between decoding steps gets them so; any other one is given nothing new to do until it has
     finished what it does, and gets them then. `threads` are the CPU threads of the update.
+
+    Several ranks do so side by side: while one updates, so do all, and they hand their weights over at the same time.
     """
 
     def __init__(
-        self, engine: TrainableEngine, collector: AheadCollector, timeline: Timeline, *, max_staleness: int, threads: int
+        self,
+        engine: TrainableEngine,
+        collector: AheadCollector,
+        timeline: Timeline,
+        world: World,
+        *,
+        max_staleness: int,
+        threads: int,
     ) -> None:
         self.is_interrupted = False
         self._engine, self._collector, self._timeline = engine, collector, timeline
+        self._world = world
         self._max_staleness = max_staleness
-        # OpenMP keeps the number of threads for each thread that calls it.
-        self._executor = ThreadPoolExecutor(1, "rlvr-update", initializer=torch.set_num_threads, initargs=(threads,))
+        self._executor = ThreadPoolExecutor(1, "rlvr-update", initializer=_prepare_thread, initargs=(threads, world.device))
         self._step, self._began, self._weights_s = 0, 0.0, 0.0
 
     def begin(self, step: int) -> None:
@@ -116,6 +127,7 @@ class AtTheSameTime:
             updated = await self._in_thread(self._engine.push_weights)
         elif await self._is_drained():
             updated = await self._in_thread(self._engine.update_weights)
+        await self._agree()
         self._weights_s = self._timeline.clock() - began
         if not self.is_interrupted:
             self._timeline.add(Lane.WEIGHTS, self._engine.policy_version, began)
@@ -143,14 +155,10 @@ class AtTheSameTime:
         self._executor.shutdown()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
-        future = asyncio.get_running_loop().run_in_executor(self._executor, work)
-        while not future.done():
-            try:
-                await asyncio.shield(future)
-            except asyncio.CancelledError:
-                # The thread cannot be stopped, and nothing may be saved while it moves the weights.
-                self.is_interrupted = True
-        return future.result()
+        # Nothing may be saved while the thread moves the weights.
+        result, was_cancelled = await beside(work, self._executor)
+        self.is_interrupted |= was_cancelled
+        return result
 
     async def _is_drained(self) -> bool:
         """False if the run was cancelled meanwhile; the engine then keeps its old weights."""
@@ -158,4 +166,19 @@ class AtTheSameTime:
             await self._collector.drained()
         except asyncio.CancelledError:
             self.is_interrupted = True
+        await self._agree()
         return not self.is_interrupted
+
+    async def _agree(self) -> None:
+        """A run that was cancelled on one rank ends on all of them, after the same step."""
+        if self._world.size > 1:
+            own = self.is_interrupted or self._collector.is_ending
+            flags = await self._in_thread(lambda: self._world.gather_lists([own]))
+            self.is_interrupted = self._world.ends_anywhere([flag for [flag] in flags])
+
+
+def _prepare_thread(threads: int, device: torch.device | None) -> None:
+    """OpenMP keeps the number of threads, and CUDA the device, for each thread that calls it."""
+    torch.set_num_threads(threads)
+    if device is not None and device.type == "cuda":
+        torch.cuda.set_device(device)

@@ -29,9 +29,9 @@ class Span:
 
 
 class Timeline:
-    """Collects spans, and appends those of a step to the file when it is over."""
+    """Collects spans, and appends those of a step to the file when it is over; without a path they are forgotten."""
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+    def __init__(self, path: Path | None, clock: Callable[[], float]) -> None:
         self._path = path
         self.clock = clock
         self._spans: list[Span] = []
@@ -45,10 +45,12 @@ class Timeline:
         Raises:
             CheckpointError: the disk refuses.
         """
-        rows = [json.dumps({"step": step, **asdict(span)}) for span in self._spans]
+        spans, self._spans = self._spans, []
+        if self._path is None:
+            return
+        rows = [json.dumps({"step": step, **asdict(span)}) for span in spans]
         with boundary(CheckpointError, f"{self._path} cannot be written"), self._path.open("a", encoding="utf-8") as file:
             file.write("".join(f"{row}\n" for row in rows))
-        self._spans = []
 
 
 def read_timeline(path: Path) -> list[Span]:

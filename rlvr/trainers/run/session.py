@@ -68,6 +68,8 @@ class Session:
         self.step = 0
         self.clock = clock  # seconds that the run took so far, those of earlier processes included
         self.extra_state: dict[str, Any] = {}
+        self.own_state: dict[str, Any] = {}  # of this rank; those of all ranks are in a checkpoint, as `parts`
+        self.parts: list[dict[str, Any]] = []
         self.results: dict[str, Any] = {}  # what summary.json will say beside paths and times
         self._writers: MetricWriters | None = None
         self._saved_step: int | None = None
@@ -107,6 +109,7 @@ class Session:
         else:
             self.updater.moments.load(checkpoint / MOMENTS, state["updates"])
         self.extra_state = state["extra"]
+        self.parts = state.get("parts", [])
         self._saved_step = self.step
 
     def finish_step(self, metrics: Mapping[str, Any]) -> None:
@@ -137,7 +140,8 @@ class Session:
         """
         if self._saved_step == self.step:
             return
-        state: dict[str, Any] = {"step": self.step, "extra": self.extra_state}
+        parts = [part for found in self.world.gather_lists([self.own_state]) for part in found]
+        state: dict[str, Any] = {"step": self.step, "extra": self.extra_state, "parts": parts}
         if self.policy.is_sharded:
             self._save_in_parts(state)
         elif self.world.is_main:

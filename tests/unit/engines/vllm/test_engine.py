@@ -21,7 +21,7 @@ from rlvr.engines.make import closing, make_engine
 from rlvr.engines.native import NativeEngine
 from rlvr.engines.vllm.engine import VllmEngine
 from rlvr.engines.vllm.gap import Gap, Probes, check, measure
-from rlvr.engines.vllm.request import Draw, Request
+from rlvr.engines.vllm.request import Draw, Request, draw_of
 from rlvr.engines.vllm.thread import LoopThread
 from rlvr.engines.vllm.weights import WeightsFolder, checkpoint_tensors
 from rlvr.errors import ConfigError, EngineError, PluginError
@@ -199,12 +199,13 @@ def test_a_gap_that_is_no_number_is_an_error() -> None:
 
 
 def test_an_answer_is_checked_before_it_is_a_completion() -> None:
-    assert Draw((5,), (-1.0,), "stop", "v").completion(3).policy_version == 3
-    assert Draw((5,), (-1.0,), "error", "v").completion(3).finish_reason is FinishReason.ABORT
+    assert Draw((5,), (-1.0,), "stop", "v").completion({"v": 3}, 9).policy_version == 3
+    assert Draw((5,), (-1.0,), "error", "v").completion({"v": 3}, 9).finish_reason is FinishReason.ABORT
+    assert Draw((), (), "stop", None).completion({}, 9).policy_version == 9
     with pytest.raises(EngineError, match="vLLM sent 2 tokens, but 1 logprobs"):
-        Draw((5, 6), (-1.0,), "stop", "v").completion(0)
+        Draw((5, 6), (-1.0,), "stop", "v").completion({"v": 0}, 0)
     with pytest.raises(EngineError, match="the model's logits are NaN"):
-        Draw((5,), (math.nan,), "stop", "v").completion(0)
+        Draw((5,), (math.nan,), "stop", "v").completion({"v": 0}, 0)
 
 
 def test_a_loop_of_its_own_serves_other_loops_and_ordinary_code_and_passes_cancelling_on() -> None:
@@ -236,17 +237,16 @@ def test_a_loop_of_its_own_serves_other_loops_and_ordinary_code_and_passes_cance
     assert thread.is_stopped
 
 
-def test_training_in_several_processes_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    torch.distributed.init_process_group(
-        "gloo", store=torch.distributed.FileStore(str(tmp_path / "store"), 1), rank=0, world_size=1
-    )
-    try:
-        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-        with pytest.raises(ConfigError, match="serves one trainer process, but this run has several"):
-            VllmEngine(build(), None, url="http://127.0.0.1:9")
-    finally:
-        monkeypatch.undo()
-        torch.distributed.destroy_process_group()
+def test_tokens_name_the_version_that_sampled_them() -> None:
+    numbers = {"run-1": 4, "run-2": 5, "run-3": 6}
+    one = draw_of((7, 8), (-1.0, -1.0), "stop", [("run-2", 0)])
+    assert (one.completion(numbers, 6).policy_version, one.completion(numbers, 6).token_versions) == (5, None)
+    several = draw_of((7, 8, 9, 7), (-1.0,) * 4, "length", [("run-1", 0), ("run-2", 1), ("run-3", 3)])
+    assert several.sampled_by == ("run-1", "run-2", "run-3")
+    assert several.completion(numbers, 6).versions == (4, 5, 5, 6)
+    cut_off = draw_of((7,), (-1.0,), "stop", [("run-1", 0), ("run-2", 1)])  # a stop string ended it before that
+    assert (cut_off.sampled_by, cut_off.completion(numbers, 5).versions) == (("run-1",), (4,))
+    assert draw_of((), (), "stop", []).sampled_by == (None,)
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,7 @@ class FakeVllm:
         self.weight_version = "default"
         self.answers = 0
         self.log: list[str] = []
+        self.queries: list[str] = []
         self.bodies: list[dict[str, Any]] = []
         self._model = build(seed=99)
         self._native = NativeEngine(self._model, None)
@@ -75,8 +76,9 @@ class FakeVllm:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "{}")
                 with fake._lock:
+                    fake.queries.append(self.path)
                     is_dead = fake.dies_after is not None and fake.answers >= fake.dies_after
-                    found = None if is_dead else fake.post(self.path, body)
+                    found = None if is_dead else fake.post(self.path.partition("?")[0], body)
                 if found is None:
                     self.close_connection = True
                 else:
@@ -121,7 +123,7 @@ class FakeVllm:
             self._native.update_weights()
         if path == "/finish_weight_update":
             self.weight_version = body["weight_version"]
-        known = ("/start_weight_update", "/update_weights", "/finish_weight_update", "/reset_prefix_cache")
+        known = ("/pause", "/start_weight_update", "/update_weights", "/finish_weight_update", "/reset_prefix_cache", "/resume")
         return (200, {"success": self.empties_its_cache}) if path in known else (404, {"detail": "Not Found"})
 
     def _generate(self, body: dict[str, Any]) -> tuple[int, Any]:
@@ -206,8 +208,10 @@ def test_servers_answer_with_the_policys_weights_and_follow_every_update(start: 
     assert tokens(after) == tokens(generate(native, PROMPTS))
     assert {answer.policy_version for answer in after} == {1}
     assert {answer.finish_reason for answer in after} == {FinishReason.LENGTH}
-    steps = [path for path in servers[0].log if "generate" not in path]
-    assert steps == ["/start_weight_update", "/update_weights", "/finish_weight_update", "/reset_prefix_cache"] * 2
+    steps = [path for path in servers[0].queries if "generate" not in path]
+    update_steps = ["/pause?mode=keep&clear_cache=false", "/start_weight_update", "/update_weights", "/finish_weight_update"]
+    update_steps += ["/reset_prefix_cache?reset_running_requests=true", "/resume"]
+    assert steps == ["/resume", *update_steps, *update_steps]
 
 
 def test_a_request_is_tokens_and_says_all_that_decides_its_answer(start: Any, connect: Any) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -24,6 +26,7 @@ from rlvr.types import Completion, FinishReason, Group, Message, Problem, Rollou
 
 PROBLEMS = tuple(Problem(f"p{i}", (Message("user", str(i)),), "") for i in range(40))
 Lasts = Callable[[str], int]
+T = TypeVar("T")
 
 
 class Runner:
@@ -31,7 +34,7 @@ class Runner:
 
     def __init__(self, lasts: Lasts, *, has_signal: Callable[[str], bool] = lambda name: True) -> None:
         self._lasts, self._has_signal = lasts, has_signal
-        self.version = 0
+        self.version, self.turn_s = 0, 0.0
         self.asked: list[tuple[str, tuple[Any, ...]]] = []
         self.most_in_flight = self._in_flight = 0
 
@@ -42,7 +45,7 @@ class Runner:
         begun = self.version
         try:
             for _ in range(self._lasts(f"{problem.id}{seed_parts}")):
-                await asyncio.sleep(0)
+                await asyncio.sleep(self.turn_s)
         finally:
             self._in_flight -= 1
         return Group(problem, tuple(self._rollout(problem, index, (begun, self.version)) for index in range(first, first + n)))
@@ -67,7 +70,14 @@ class Tick:
 
 
 def make(
-    runner: Runner, *, staleness: int, steps: int, curriculum: Any = None, clock: Any = None, **rollout: Any
+    runner: Runner,
+    *,
+    staleness: int,
+    steps: int,
+    curriculum: Any = None,
+    clock: Any = None,
+    world: Any = None,
+    **rollout: Any,
 ) -> AheadCollector:
     settings = {"group_size": 2, "problems_per_step": 4, "max_staleness": staleness, **rollout}
     recipe = load_recipe({"model": "m", "task": "t", "steps": steps, "rollout": settings})
@@ -79,7 +89,7 @@ def make(
         build("dapo").bind(max_tokens=10),
         recipe,  # type: ignore[arg-type]
         Sampling(max_tokens=10),
-        World(),
+        world or World(),
         rates,
         problems=PROBLEMS,
         version=0,
@@ -105,6 +115,109 @@ def random_durations(seed: int, longest: int) -> Lasts:
         return draw.randint(0, 5) if draw.random() < 0.8 else draw.randint(0, longest)
 
     return lasts
+
+
+class Hall:
+    """Where ranks that are threads of this process meet."""
+
+    def __init__(self, size: int) -> None:
+        self.size, self.parts = size, [[] for _ in range(size)]  # type: ignore[var-annotated]
+        self.barrier = threading.Barrier(size, timeout=20)
+
+
+class Member(World):
+    """The world as one of them sees it."""
+
+    def __init__(self, hall: Hall, rank: int) -> None:
+        object.__setattr__(self, "hall", hall)
+        super().__init__(rank, hall.size)
+
+    def gather_lists(self, part: Any) -> list[list[Any]]:
+        hall: Hall = self.hall  # type: ignore[attr-defined]
+        hall.parts[self.rank] = list(part)
+        hall.barrier.wait()
+        found = list(hall.parts)
+        hall.barrier.wait()
+        return found
+
+
+def on_ranks(size: int, work: Callable[[World], T]) -> list[T]:
+    hall = Hall(size)
+    with ThreadPoolExecutor(size) as executor:
+        return list(executor.map(lambda rank: work(Member(hall, rank)), range(size)))
+
+
+def picture(found: Sequence[Collected]) -> list[Any]:
+    """What ranks must agree on."""
+    return [
+        [[(group.problem.id, oldest_version(group)) for group in part] for part in (one.kept, one.groups, one.expired)]
+        for one in found
+    ]
+
+
+@pytest.mark.parametrize("staleness", [0, 1, 3])
+@pytest.mark.parametrize("seed", range(3))
+def test_ranks_agree_on_every_step_whatever_ends_where_and_each_samples_its_share(staleness: int, seed: int) -> None:
+    runners: list[Runner] = []
+
+    def work(world: World) -> list[Collected]:
+        def signal(name: str) -> bool:
+            return rng(seed, name).random() < 0.7
+
+        runner = Runner(random_durations(seed * 10 + world.rank, 3000), has_signal=signal)
+        runners.append(runner)
+        collector = make(runner, staleness=staleness, steps=8, max_refills=50, world=world)
+        return asyncio.run(train(collector, runner, range(8), lambda step: rng(seed, step, world.rank).randint(0, 2000)))
+
+    first, *others = on_ranks(3, work)
+    assert all(picture(found) == picture(first) for found in others)
+    for step, one in enumerate(first):
+        assert len(one.kept) == 4
+        assert all(0 <= step - (oldest_version(group) or 0) <= staleness for group in one.kept)
+        assert not one.expired
+    asked = [name for runner in runners for name in runner.asked]
+    assert len(set(asked)) == len(asked)  # nothing twice, and nothing on two ranks
+    assert max(len(runner.asked) for runner in runners) < len(asked) / 2
+    assert sum(len(one.groups) for one in first) <= len(asked)
+
+
+def test_a_run_that_is_interrupted_on_one_rank_ends_on_all_of_them_and_is_saved_for_any_number_of_ranks() -> None:
+    def work(world: World) -> tuple[dict[str, Any], dict[str, Any], Any]:
+        endless: list[bool] = []
+        runner = Runner(lambda name: 10**9 if endless else 30 if "p1" in name else 2)
+        collector = make(runner, staleness=2, steps=20, world=world)
+
+        async def main() -> tuple[dict[str, Any], dict[str, Any]]:
+            await train(collector, runner, range(3), lambda step: 10)
+            states = collector.state_dict(), collector.own_state()
+            endless.append(True)
+            runner.turn_s = 0.01
+            waiting = asyncio.create_task(train(collector, runner, range(3, 20), lambda step: 1))
+            await asyncio.sleep(0.4)
+            if world.rank == 1:
+                waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            await collector.close()
+            return states
+
+        return (*asyncio.run(main()), collector._curriculum.state_dict())
+
+    states = on_ranks(3, work)
+    assert states[0][0] == states[1][0] == states[2][0]
+    again = Runner(lambda name: 2)
+    again.version = 3
+    resumed = make(again, staleness=2, steps=20)
+    resumed._version = resumed._taken = 3
+    resumed._curriculum.load_state_dict(states[0][2])
+    resumed.load_state_dict(states[0][0], [own for _, own, _ in states])
+    landed = [serial for _, own, _ in states for serial, *_ in own["landed"]]
+    in_flight = [(problem, tuple(parts)) for serial, problem, parts in states[0][0]["flights"] if serial not in landed]
+    assert landed
+    assert in_flight
+    found = asyncio.run(train(resumed, again, range(3, 8), lambda step: 10))
+    assert again.asked[: len(in_flight)] == in_flight
+    assert [len(one.kept) for one in found] == [4] * 5
 
 
 @pytest.mark.parametrize("staleness", [0, 1, 2, 4])
@@ -194,21 +307,21 @@ def test_a_checkpoint_keeps_what_has_landed_and_what_is_in_flight_is_asked_again
     runner = Runner(lambda name: 30 if "p1" in name else 2)
     collector = make(runner, staleness=2, steps=20)
 
-    async def first() -> dict[str, Any]:
+    async def first() -> tuple[dict[str, Any], dict[str, Any]]:
         await train(collector, runner, range(3), lambda step: 10)
-        state = collector.state_dict()
+        states = collector.state_dict(), collector.own_state()
         await collector.close()
-        return state
+        return states
 
-    state = asyncio.run(first())
+    state, own = asyncio.run(first())
     assert state["flights"]
-    assert state["landed"]
+    assert own["landed"]
     again = Runner(lambda name: 2)
     again.version = 3
     resumed = make(again, staleness=2, steps=20)
     resumed._version = resumed._taken = 3
     resumed._curriculum.load_state_dict(collector._curriculum.state_dict())
-    resumed.load_state_dict(state)
+    resumed.load_state_dict(state, [own])
     found = asyncio.run(train(resumed, again, range(3, 8), lambda step: 10))
     expected = [(problem, tuple(parts)) for _, problem, parts in state["flights"]]
     assert again.asked[: len(expected)] == expected
