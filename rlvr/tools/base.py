@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -55,14 +56,16 @@ class Scope:
         self.call_s = call_s  # what one call may take
         self._stack = AsyncExitStack()
         self._kept: dict[int, Any] = {}
+        self._opening: dict[int, asyncio.Lock] = {}  # guards what an owner of several tools keeps from being opened twice
         self.notes: dict[str, Any] = {}  # for functions that want to remember something: whatever they put here
 
     async def keep(self, owner: object, open_it: Callable[[], Awaitable[T]], close_it: Callable[[T], Awaitable[None]]) -> T:
         """What `owner` keeps in this rollout; `open_it` makes it on the first call."""
-        if id(owner) not in self._kept:
-            opened = await open_it()
-            self._stack.push_async_callback(close_it, opened)
-            self._kept[id(owner)] = opened
+        async with self._opening.setdefault(id(owner), asyncio.Lock()):
+            if id(owner) not in self._kept:
+                opened = await open_it()
+                self._stack.push_async_callback(close_it, opened)
+                self._kept[id(owner)] = opened
         kept: T = self._kept[id(owner)]
         return kept
 
@@ -109,9 +112,9 @@ class SessionTool(Tool, Protocol):
 
 @runtime_checkable
 class RemoteTool(SessionTool, Protocol):
-    """A session tool whose calls are timed where they run: `grace_s` after `Scope.call_s` it has long answered or raised."""
+    """A session tool whose calls are timed where they run: it always answers or raises, and nobody stops it here."""
 
-    grace_s: float
+    is_remote: bool
 
 
 @runtime_checkable

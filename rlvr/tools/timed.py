@@ -13,12 +13,13 @@ _GRACE_S = 30.0  # for a session to stop what runs in it
 
 
 class TimedTool:
-    """Calls `tool` and stops waiting after `Scope.call_s`; a tool that ends its calls itself has its grace on top."""
+    """Calls `tool` and stops waiting after `Scope.call_s`; a session has a grace on top, a `RemoteTool` all its time."""
 
     def __init__(self, tool: Tool) -> None:
         self.tool = tool
         self.session = tool if isinstance(tool, SessionTool) else None
-        self._grace_s = 0.0 if self.session is None else tool.grace_s if isinstance(tool, RemoteTool) else _GRACE_S
+        self._is_timed = not isinstance(tool, RemoteTool)
+        self._grace_s = 0.0 if self.session is None else _GRACE_S
         self._abandoned: set[asyncio.Task[Output]] = set()
 
     @property
@@ -40,7 +41,7 @@ class TimedTool:
         task = asyncio.ensure_future(_call(self.tool, arguments, scope))
         try:
             # Not wait_for: it would wait for a tool that does not heed its cancellation.
-            done, _ = await asyncio.wait([task], timeout=scope.call_s + self._grace_s)
+            done, _ = await asyncio.wait([task], timeout=scope.call_s + self._grace_s if self._is_timed else None)
         except asyncio.CancelledError:
             self._abandon(task)
             raise

@@ -67,6 +67,11 @@ class Toolbox:
         """How the model sees the tools, in the order in which they were given."""
         return tuple(tool.spec for tool in self._tools.values())
 
+    @property
+    def tools(self) -> Mapping[str, TimedTool]:
+        """The tools by their names, open."""
+        return self._tools
+
     async def __aenter__(self) -> Toolbox:
         """
         Raises:

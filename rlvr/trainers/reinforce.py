@@ -10,7 +10,7 @@ import torch
 from rlvr.config import EnvConfig, RunConfig
 from rlvr.engines.base import TrainableEngine
 from rlvr.engines.load import LoadedModel
-from rlvr.engines.make import closing, make_engine, verifier_pool
+from rlvr.engines.make import closing, make_engine, tool_host, verifier_pool
 from rlvr.engines.threads import shares
 from rlvr.envs.make import EnvMaker
 from rlvr.envs.rollout import RolloutRunner
@@ -64,7 +64,7 @@ class ReinforcementRun:
         self._grader = Grader(verifiers, make_pool=verifier_pool(recipe.engine))
         self._grader.prepare()
         self._engine = _engine(session, recipe)
-        self._env = EnvMaker(recipe.env or EnvConfig(), session.renderer)
+        self._env = EnvMaker(recipe.env or EnvConfig(), session.renderer, make_tools=tool_host(recipe.engine))
         runner = RolloutRunner(self._engine, session.renderer, self._env, self._grader, limits=self._env.limits)
         self._evaluator = Evaluator(
             runner, recipe, task, sampling, session.folder, session.world, observer, self._grader.provenance()

@@ -14,26 +14,31 @@ STORE_BYTES = 80 * 2**20
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Any]:
+def nodes() -> Iterator[Any]:
+    """The cluster itself, to which nodes can be added."""
     ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'rlvr[ray]'")
     from ray.cluster_utils import Cluster
 
     root = str(Path(__file__).parents[2])
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join([root, *filter(None, [before])])  # of workers
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with warnings.catch_warnings():
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Ray's own, of its start
+        patch.setenv("PYTHONPATH", os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]))  # of workers
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("RLVR_SANDBOX", "unsafe")
         made = Cluster(
             initialize_head=True,
             head_node_args={"num_cpus": 4, "object_store_memory": STORE_BYTES, "include_dashboard": False},
         )
         made.add_node(num_cpus=4, object_store_memory=STORE_BYTES)
         ray.init(address=made.address, logging_level="ERROR", log_to_driver=False)
-    yield ray
+    yield made
     ray.shutdown()
     made.shutdown()
-    if before is None:
-        del os.environ["PYTHONPATH"]
-    else:
-        os.environ["PYTHONPATH"] = before
+
+
+@pytest.fixture(scope="session")
+def cluster(nodes: Any) -> Any:
+    """The `ray` module, connected to it."""
+    import ray
+
+    return ray

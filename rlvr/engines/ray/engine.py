@@ -14,6 +14,7 @@ from rlvr.engines.vllm.weights import merged_tensors
 from rlvr.errors import ConfigError
 from rlvr.integrations.ray_cluster import joined
 from rlvr.integrations.ray_grading import RayPool
+from rlvr.integrations.ray_tools import tools_on_nodes
 
 
 class RayEngine(ReplicatedEngine):
@@ -34,6 +35,7 @@ class RayEngine(ReplicatedEngine):
     """
 
     verifier_pool = RayPool  # isolated verifiers run on the same nodes
+    tool_host = staticmethod(tools_on_nodes)  # and so do tools
 
     def __init__(
         self,
