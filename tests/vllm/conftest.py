@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import gc
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -23,6 +31,7 @@ from rlvr.types import Completion, Engine, Sampling
 ALPHABET = "0123456789+-=?;abcdefghijklmnopqrstuvwxyz "
 
 HERE = Path(__file__).parent
+_STARTS_S = 400.0
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -117,3 +126,67 @@ def pair(started: Pair) -> Iterator[Pair]:
     yield started
     started.model.load_state_dict(before)
     started.update()
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A `vllm serve`: its address, the model that it was started with, and its process."""
+
+    url: str
+    model: Path
+    process: subprocess.Popen[bytes]
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A real server in a process of its own, for all tests; it was started with other weights than those that are trained."""
+    folder = tmp_path_factory.mktemp("served")
+    build_model(seed=7).save_pretrained(folder)
+    tiny_tokenizer(ALPHABET, ("<think>", "</think>")).save_pretrained(folder)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    # `vllm serve` asks for the version of a package "vllm", which the CPU build is not called; this is what it runs.
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port)]
+    command += ["--host", "127.0.0.1", "--enable-scale-out", "--logprobs-mode", "processed_logprobs"]
+    command += ["--worker-extension-cls", "rlvr.engines.vllm.worker.Worker"]
+    command += ["--weight-transfer-config", '{"backend": "rlvr_file"}']
+    command += ["--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(2**27), "--max-num-seqs", "32"]
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"]
+    environment = {
+        **os.environ,
+        "VLLM_SERVER_DEV_MODE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "ERROR",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "TORCH_COMPILE_DISABLE": "1",
+    }
+    log = Path(folder / "log.txt")
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
+    url = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + _STARTS_S
+        while not is_up(url):
+            assert process.poll() is None, log.read_text()[-3000:]
+            assert time.monotonic() < deadline, log.read_text()[-3000:]
+            time.sleep(0.5)
+        yield Served(url, folder, process)
+    finally:
+        stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """The server and the processes that it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+
+
+def is_up(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url + "/health", timeout=2) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False

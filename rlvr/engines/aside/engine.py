@@ -18,7 +18,9 @@ from rlvr.engines.aside.link import Link
 from rlvr.engines.aside.wire import Setup, completion_of, request_row
 from rlvr.engines.base import WeightUpdate
 from rlvr.engines.load import end_ids
+from rlvr.engines.ranks import Alone, Ranks, leader_here
 from rlvr.engines.requests import check_prompt, check_sampling, model_context
+from rlvr.engines.shards import device_of
 from rlvr.engines.threads import shares
 from rlvr.engines.vllm.gap import LIMITS, Gap
 from rlvr.engines.vllm.weights import WeightsFolder, merged_tensors
@@ -28,6 +30,7 @@ from rlvr.types import Completion, Sampling
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PROBE_TOKENS = 24
 _RECENT = 3
+_BEAT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +58,9 @@ class AsideEngine:
     After every hand-over both sides say how likely the same next tokens are, and more than the usual rounding between them is an
     error: at once after `update_weights`, with the next hand-over after `push_weights`, which does not wait for an answer.
 
-    A process that dies is started again with the newest weights, `restarts` times, and what it was asked is asked again. It ends
-    when this one does, however that happens.
+    A process that dies, or has not finished a decoding step for `silent_s`, is started again with the newest weights, `restarts`
+    times, and what it was asked is asked again. It ends when this one does, however that happens. Of several `ranks` each has its
+    own, and those of one machine read the same file.
 
     Raises:
         EngineError: the process does not start, or cannot run the model.
@@ -73,11 +77,18 @@ class AsideEngine:
         threads: int | None = None,
         restarts: int = 3,
         start_s: float = 300.0,
+        silent_s: float = 600.0,
+        ranks: Ranks | None = None,
     ) -> None:
         if precision not in _DTYPES:
             raise EngineError(f"engine precision = {precision!r}; choose one of {', '.join(_DTYPES)}")
         if max_rows < 1:
             raise EngineError(f"engine max_rows = {max_rows}; set it to 1 or more")
+        if min(start_s, silent_s) <= 0 or restarts < 0:
+            raise EngineError(
+                f"engine.args: restarts = {restarts}, start_s = {start_s:g}, silent_s = {silent_s:g}; seconds are more "
+                "than 0, and restarts 0 or more"
+            )
         self.max_context = model_context(getattr(model.config, "max_position_embeddings", None), max_context)
         self.eos_ids = end_ids(model, tokenizer)
         self._model, self._precision = model, precision
@@ -85,6 +96,9 @@ class AsideEngine:
         self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
         self._max_rows = max_rows
         self._threads = threads or shares(torch.get_num_threads()).generation
+        self._silent_s = silent_s
+        self._ranks: Ranks = ranks or Alone()
+        self._leader = leader_here(self._ranks)
         self._in_flight = 0
         self._recent: deque[tuple[int, ...]] = deque(maxlen=_RECENT)
         rng = seeding.rng("aside probe", self._vocabulary)
@@ -96,7 +110,7 @@ class AsideEngine:
         try:
             self._base = self._save_config(tokenizer)
             self._present = _Present(self._written(), 0)
-            self._link = Link(self._setup, restarts=restarts, start_s=start_s)
+            self._link = Link(self._setup, restarts=restarts, start_s=start_s, silent_s=silent_s)
             # A run that is refused after its engine was made never closes it.
             self._end = weakref.finalize(self, _end, self._link, self._folder)
             self._probes = self._ask_probes()
@@ -179,6 +193,7 @@ class AsideEngine:
         answer = taken.result()
         if "error" in answer:
             raise EngineError(f"the weights were not taken over: {answer['error']}")
+        self._ranks.gather_lists([])  # the others of this machine may still be reading the same file
         self._folder.keep_newest()
         self._probes = self._ask_probes()
         if waits:
@@ -188,7 +203,7 @@ class AsideEngine:
     @torch.no_grad()
     def _ask_probes(self) -> list[_Probe]:
         prompts = list(dict.fromkeys((*tuple(self._recent), self._random)))
-        device = next(self._model.parameters()).device
+        device = device_of(self._model)
         with (
             boundary(EngineError, "scoring with the trainer's model, to compare it with the process that generates"),
             torch.autocast(device.type, torch.bfloat16, enabled=self._precision == "bf16"),
@@ -224,14 +239,15 @@ class AsideEngine:
         return self._last_gap
 
     def _written(self) -> str:
-        return self._folder.write(self._model, _DTYPES[self._precision], merged_tensors).path
+        dtype = _DTYPES[self._precision]
+        return self._folder.write_together(self._model, dtype, self._ranks, self._leader, merged_tensors).path
 
     def _setup(self) -> Setup:
         return Setup(
             folder=str(self._folder.path / "model"),
             weights=self._present.path,
             version=self._present.version,
-            device=str(next(self._model.parameters()).device),
+            device=str(device_of(self._model)),
             precision=self._precision,
             attention=getattr(self._base.config, "_attn_implementation", None),
             max_rows=self._max_rows,
@@ -239,6 +255,7 @@ class AsideEngine:
             has_tokenizer=self._has_tokenizer,
             end_ids=tuple(sorted(self.eos_ids)),
             threads=self._threads,
+            beat_s=min(_BEAT_S, self._silent_s / 5),
         )
 
     def _save_config(self, tokenizer: Any) -> Any:

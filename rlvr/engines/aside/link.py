@@ -24,7 +24,8 @@ _END_S = 5.0
 
 class Link:
     """Sends rows and resolves their futures, whatever becomes of the process: one that dies is started again with `setup()`, and
-    what it had not answered is asked again. After `restarts` deaths every question fails.
+    what it had not answered is asked again. One that says nothing for `silent_s`, not even that it is there, is ended and counts
+    as dead. After `restarts` deaths every question fails.
 
     Usable from any thread.
 
@@ -32,8 +33,8 @@ class Link:
         EngineError: the process does not start, or cannot run the model.
     """
 
-    def __init__(self, setup: Callable[[], Setup], *, restarts: int, start_s: float) -> None:
-        self._setup = setup
+    def __init__(self, setup: Callable[[], Setup], *, restarts: int, start_s: float, silent_s: float) -> None:
+        self._setup, self._silent_s = setup, silent_s
         self._restarts_left, self._start_s = restarts, start_s
         self.restarts = 0  # so far
         self.decoder_name = ""
@@ -99,6 +100,7 @@ class Link:
             answer = _first_answer(ours, setup, self._start_s)
             if "ready" in answer:
                 self.decoder_name = str(answer["decoder"])
+                ours.settimeout(self._silent_s)
                 return process, ours
         except BaseException:
             _end(process, 0.0)
@@ -118,15 +120,26 @@ class Link:
         """Resolve futures until the process is gone for good."""
         is_there = True
         while is_there:
-            with contextlib.suppress(OSError, ValueError), self._socket.makefile("rb") as lines:  # ValueError: a line cut off
-                for one in lines:
-                    self._resolve(json.loads(one))
-            is_there = self._brought_back()
+            is_there = self._brought_back(is_silent=self._heard_out())
         with self._lock:
             waiting, self._open = list(self._open.values()), {}
         for _, future in waiting:
             with contextlib.suppress(InvalidStateError):
                 future.set_exception(EngineError(self._problem))
+
+    def _heard_out(self) -> bool:
+        """Listen to one process; True where it fell silent, False where it has gone."""
+        try:
+            with self._socket.makefile("rb") as lines:
+                for one in lines:
+                    row = json.loads(one)
+                    if "beat" not in row:
+                        self._resolve(row)
+        except TimeoutError:
+            return True
+        except (OSError, ValueError):  # ValueError: a line cut off
+            return False
+        return False
 
     def _resolve(self, row: dict[str, Any]) -> None:
         with self._lock:
@@ -135,14 +148,15 @@ class Link:
             with contextlib.suppress(InvalidStateError):  # cancelled meanwhile
                 future.set_result(row)
 
-    def _brought_back(self) -> bool:
+    def _brought_back(self, *, is_silent: bool) -> bool:
         """Start another process; False if nobody wants one, or it was the last, and `_problem` says why."""
         with self._lock:
             self._is_up = False
             if self._was_closed():
                 return False
         _end(self._process, 0.0)
-        problem = f"the process that generates died (code {self._process.returncode})"
+        how = f"said nothing for {self._silent_s:g} s" if is_silent else f"died (code {self._process.returncode})"
+        problem = f"the process that generates {how}"
         if self._restarts_left == 0:
             self._give_up(f"{problem}; it was started again {self.restarts} times before. {_ADVICE}")
             return False

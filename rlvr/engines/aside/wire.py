@@ -26,6 +26,7 @@ class Setup:
     has_tokenizer: bool
     end_ids: tuple[int, ...]
     threads: int
+    beat_s: float  # how often it says that its event loop turns, which it does between two decoding steps
 
 
 def line(row: Mapping[str, JSON]) -> bytes:

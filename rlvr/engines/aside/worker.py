@@ -53,14 +53,15 @@ def main() -> None:
         return
     engine.eos_ids = frozenset(setup.end_ids)
     engine.policy_version = setup.version
-    asyncio.run(_Server(connection, engine, model).serve(lines))
+    asyncio.run(_Server(connection, engine, model, setup.beat_s).serve(lines))
 
 
 class _Server:
     """Answers what comes in, in one event loop: weights are read between two of the engine's steps, because it waits there."""
 
-    def __init__(self, connection: socket.socket, engine: NativeEngine, model: Any) -> None:
+    def __init__(self, connection: socket.socket, engine: NativeEngine, model: Any, beat_s: float) -> None:
         self._connection, self._engine, self._model = connection, engine, model
+        self._beat_s = beat_s
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
     async def serve(self, lines: BufferedReader) -> None:
@@ -76,7 +77,9 @@ class _Server:
 
         threading.Thread(target=listen, name="rlvr-listen", daemon=True).start()
         self._say({"ready": True, "decoder": self._engine.decoder_name})
-        await loop.create_future()
+        while True:
+            await asyncio.sleep(self._beat_s)
+            self._say({"beat": True})
 
     def _take(self, row: Mapping[str, Any]) -> None:
         if "cancel" in row:

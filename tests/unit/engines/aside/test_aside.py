@@ -213,6 +213,30 @@ def test_one_that_dies_too_often_fails_what_it_was_asked_and_what_comes_after_an
     assert not folder.exists()
 
 
+def test_a_process_that_hangs_is_started_again_and_asked_again_and_one_that_works_for_long_is_not(model: Any) -> None:
+    engine = AsideEngine(model, None, threads=1, restarts=1, silent_s=1.0)
+    here = NativeEngine(model, None)
+
+    async def main() -> None:
+        await asyncio.sleep(1.2)  # it says that it is there
+        long = await together(engine, requests(8, tokens=500))
+        assert engine.restarts == 0
+        os.kill(engine.pid, signal.SIGSTOP)
+        assert await asyncio.wait_for(together(engine, requests(8, tokens=500)), 60) == long
+        assert engine.restarts == 1
+        os.kill(engine.pid, signal.SIGSTOP)
+        with pytest.raises(EngineError, match=r"said nothing for 1 s; it was started again 1 times before"):
+            await asyncio.wait_for(together(engine, requests(2, tokens=5)), 60)
+        assert await together(here, requests(8, tokens=500)) == long
+
+    try:
+        asyncio.run(main())
+    finally:
+        asyncio.run(engine.close())
+    with pytest.raises(EngineError, match="silent_s = 0; seconds are more than 0, and restarts"):
+        AsideEngine(model, None, silent_s=0.0)
+
+
 def test_a_model_that_cannot_be_had_is_an_error_at_once(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(AsideEngine, "_written", lambda self: "/nowhere/weights.safetensors")
     with pytest.raises(EngineError, match=r"did not start: .*reading the policy's weights from /nowhere"):
