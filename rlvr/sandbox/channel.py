@@ -13,6 +13,7 @@ from rlvr.types import JSON
 
 MAX_BLOB_BYTES = 64 << 20
 MAX_HEADER_BYTES = 1 << 16
+_LENGTH = struct.Struct("!I")
 
 
 class ChannelLostError(Exception):
@@ -35,6 +36,13 @@ class Channel(Protocol):
     def close(self) -> None: ...
 
 
+def frame_header(header: str, payloads: Sequence[Sequence[bytes]]) -> bytes:
+    """A request up to its payloads. `header`: a JSON object."""
+    lengths = f'"p": {[[len(part) for part in payload] for payload in payloads]}}}'
+    data = (f"{header[:-1]}, {lengths}" if len(header) > 2 else f"{{{lengths}").encode()
+    return _LENGTH.pack(len(data)) + data
+
+
 class Frames:
     """Requests and answers over a channel; the format is described in `sandbox/runner/slot.py`."""
 
@@ -50,10 +58,14 @@ class Frames:
         Raises:
             ChannelLostError: there is no answer.
         """
-        header = {**header, "p": [[len(part) for part in payload] for payload in payloads]}
-        data = json.dumps(header).encode()
-        self.channel.send(b"".join((struct.pack("!I", len(data)), data, *(part for payload in payloads for part in payload))))
-        (length,) = struct.unpack("!I", self._take(4, deadline_s))
+        return self.exchange(frame_header(json.dumps(header), payloads), payloads, deadline_s)
+
+    def exchange(
+        self, head: bytes, payloads: Sequence[Sequence[bytes]], deadline_s: float
+    ) -> tuple[dict[str, JSON], list[bytes]]:
+        """The same with a header from `frame_header`."""
+        self.channel.send(b"".join((head, *(part for payload in payloads for part in payload))))
+        (length,) = _LENGTH.unpack(self._take(4, deadline_s))
         if length > MAX_HEADER_BYTES:
             raise ChannelLostError(f"an answer's header of {length} bytes")
         try:

@@ -102,11 +102,11 @@ class Lane:
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         failing_since = None
         while True:
-            waiter = _Waiter()
             with self._lock:
                 self._check_open()
                 if self._idle and not len(self._waiting):
                     return self._idle.pop()
+                waiter = _Waiter()
                 station = self._startable()
                 if station is None:
                     self._waiting.put(run, waiter)

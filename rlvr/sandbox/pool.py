@@ -183,7 +183,7 @@ class SandboxPool:
         try:
             frames = slot.connected()
             ticket.hold(slot)
-            answer, blobs = frames.ask(wanted.header, wanted.payloads, limits.wall_s + ANSWER_GRACE_S)
+            answer, blobs = frames.exchange(wanted.head, wanted.payloads, limits.wall_s + ANSWER_GRACE_S)
         except ChannelLostError:
             ticket.hold(None)
             lane.recover(slot)

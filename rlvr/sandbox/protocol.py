@@ -6,9 +6,11 @@ import json
 import re
 import secrets
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from rlvr.errors import SandboxError
+from rlvr.sandbox.channel import frame_header
 from rlvr.sandbox.jobs import (
     Binary,
     Calls,
@@ -33,9 +35,9 @@ _SCIENCE = re.compile(r"^\s*(?:import|from)\s+(?:numpy|sympy|mpmath|scipy|pandas
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What goes to the slot: header, payloads (each in parts), and the nonce that a checking process must repeat."""
+    """What goes to the slot: its head, payloads (each in parts), and the nonce that a checking process must repeat."""
 
-    header: dict[str, JSON]
+    head: bytes
     payloads: tuple[tuple[bytes, ...], ...]
     nonce: str = ""
 
@@ -54,24 +56,29 @@ def request(job: Job, limits: Limits) -> Request:
     Raises:
         SandboxError: an argument of a call is not plain data, or the job is too large.
     """
-    header: dict[str, JSON] = limits_header(limits)
     nonce = ""
     payloads: tuple[tuple[bytes, ...], ...]
     if isinstance(job, Program):
-        header["k"], payloads = "program", ((_source(job.code),), (job.stdin,))
+        kind, payloads = "program", ((_source(job.code),), (job.stdin,))
     elif isinstance(job, Calls):
-        header["k"], payloads = "calls", ((_source(job.code), _calls(job)),)
+        kind, payloads = "calls", ((_source(job.code), _calls(job)),)
     elif isinstance(job, Checks):
         nonce = secrets.token_hex(16)
-        header["k"], payloads = "checks", ((_source(job.code),), (_checks(job, nonce),))
+        kind, payloads = "checks", ((_source(job.code),), (_checks(job, nonce),))
     elif isinstance(job, Compile):
-        header["k"], payloads = "compile", ((_source(job.code),),)
+        kind, payloads = "compile", ((_source(job.code),),)
     else:
-        header["k"], payloads = "binary", ((job.binary,), (job.stdin,))
+        kind, payloads = "binary", ((job.binary,), (job.stdin,))
     size = sum(len(part) for payload in payloads for part in payload)
     if size > MAX_JOB_BYTES:
         raise SandboxError(f"a job of {size} bytes; the sandbox takes at most {MAX_JOB_BYTES}: shorten its input")
-    return Request(header, payloads, nonce)
+    return Request(frame_header(f'{{"k": "{kind}", {_limits_text(limits)}}}', payloads), payloads, nonce)
+
+
+@lru_cache(maxsize=64)
+def _limits_text(limits: Limits) -> str:
+    """A JSON object without its braces."""
+    return json.dumps(limits_header(limits))[1:-1]
 
 
 def limits_header(limits: Limits) -> dict[str, JSON]:

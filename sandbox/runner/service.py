@@ -17,9 +17,9 @@ import sys
 import time
 import traceback
 
-from . import confine, seccomp
+from . import confine, memory, seccomp
 from .namespaces import Namespaces
-from .slot import Slot
+from .slot import BUSY, Slot
 from .users import Separate, Single
 from .wire import keep
 
@@ -60,6 +60,8 @@ def main():
     for name in [name for name in sys.modules if name.split(".")[0] == __package__]:
         _kept.append(sys.modules.pop(name))  # a submission's `import wire` must not find ours
     gc.collect()
+    memory.fill_holes()
+    memory.gather(BUSY)
     gc.freeze()
     make = functools.partial(_slot_main, options=options, fork=fork, install=install)
     if options.stdio is not None:

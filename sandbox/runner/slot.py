@@ -17,8 +17,8 @@ import struct
 import time
 
 from . import checker, confine, submission
-from .users import UnkillableError, reap, reap_all
-from .wire import keep, memory_file, read_exactly, receive_into, send_with_files, size_of, take_low_numbers
+from .users import UnkillableError, list_of_children, reap, reap_all, wait_for
+from .wire import keep, length_of, memory_file, read_exactly, receive_into, send_with_files, size_of, take_low_numbers, write_all
 
 SHARED_MEMORY = "/dev/shm"
 RESULT = 4  # its number in a child
@@ -26,6 +26,8 @@ MAX_RESULT_BYTES = 8 << 20
 MAX_ERROR_BYTES = 8192
 MAX_HEADER_BYTES = 1 << 16
 MAX_STALE_READS = 64
+KILLED, OVER_CPU = -int(signal.SIGKILL), -int(signal.SIGXCPU)
+ENDED, LATE, DROPPED = range(3)
 INTERRUPT_S = 2.0  # until a cell that was interrupted is killed, on a machine that may be busy
 ANSWER = (  # of an execution; json.dumps would make an encoder each time
     b'{"st": "%s", "code": %d, "wall": %.6f, "cpu": %.6f, "rss": %d, "left": %d, "oom": %d, "waited": %.3f, '
@@ -45,6 +47,7 @@ class Slot:
         self.namespaces = namespaces
         self.session = None
         self.memory_counts = _memory_counts()
+        self.children = list_of_children()
         self.kills_before = b""
         self.null = keep(os.open("/dev/null", os.O_RDWR))
         take_low_numbers(self.null)
@@ -90,7 +93,7 @@ class Slot:
         left = sum(parts)
         if not left:
             return self.null
-        fd = memory_file("payload")
+        fd = memory_file()
         while left:
             count = receive_into(self.reader, fd, left)
             if not count:
@@ -111,19 +114,11 @@ class Slot:
 
     def _handle(self, header, payloads):
         """Whether it was answered; False where nobody waits any more."""
-        kind = header["k"]
-        if kind == "ping":
-            return self._answer({"st": "pong", "pid": os.getpid()})
-        if kind == "open":
-            return self._open_session(header)
-        if kind == "ask":
-            return self._ask_session(header, payloads[0])
-        if kind == "close":
-            self._end_session()
-            return self._answer({"st": "closed"})
-        if kind == "checks":
-            return self._run_checks(header, payloads)
-        return self._run(header, payloads)
+        other = OTHERS.get(header["k"])
+        return self._run(header, payloads) if other is None else other(self, header, payloads)
+
+    def _pong(self, header, payloads):
+        return self._answer({"st": "pong", "pid": os.getpid()})
 
     def end(self):
         """Never returns: the whole service ends."""
@@ -135,7 +130,7 @@ class Slot:
     def _run(self, header, payloads):
         bounds = confine.Bounds(header)
         self.kills_before = self._memory_events()
-        result, out, error = memory_file("result"), memory_file("out"), memory_file("err")
+        result, out, error = memory_file(), memory_file(), memory_file()
         try:
             stdin = payloads[1] if len(payloads) > 1 else self.null
             started = time.monotonic()
@@ -145,7 +140,7 @@ class Slot:
             described = self._finish(ended, [child], started, bounds)
             if described is None:
                 return False
-            result_bytes, out_bytes, error_bytes = os.fstat(result).st_size, os.fstat(out).st_size, os.fstat(error).st_size
+            result_bytes, out_bytes, error_bytes = length_of(result), length_of(out), length_of(error)
             sizes = min(result_bytes, MAX_RESULT_BYTES), min(out_bytes, bounds.kept_bytes), min(error_bytes, MAX_ERROR_BYTES)
             described = (*described, out_bytes, error_bytes, *sizes)
             self._send(ANSWER % described, ((result, 0, sizes[0]), (out, 0, sizes[1]), (error, 0, sizes[2])))
@@ -157,7 +152,7 @@ class Slot:
     def _run_checks(self, header, payloads):
         bounds = confine.Bounds(header)
         self.kills_before = self._memory_events()
-        result, out = memory_file("result"), memory_file("out")
+        result, out = memory_file(), memory_file()
         ours, theirs = (keep(end.detach()) for end in socket.socketpair())
         seed = header.get("seed", 0)
         try:
@@ -180,13 +175,13 @@ class Slot:
             os.close(theirs)
             ours = theirs = -1
             ended = self._wait(checking, started + bounds.wall_s)
-            is_cut = ended == "ended" and os.waitid(os.P_PID, served, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-            if ended == "ended":
+            is_cut = ended == ENDED and os.waitid(os.P_PID, served, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            if ended == ENDED:
                 os.kill(served, 9)
             described = self._finish(ended, [checking, served], started, bounds, is_cut=is_cut)
             if described is None:
                 return False
-            out_bytes = os.fstat(out).st_size
+            out_bytes = length_of(out)
             sizes = size_of(result, MAX_RESULT_BYTES), min(out_bytes, bounds.kept_bytes), 0
             self._send(ANSWER % (*described, out_bytes, 0, *sizes), ((result, 0, sizes[0]), (out, 0, sizes[1])))
             return True
@@ -222,7 +217,7 @@ class Slot:
             self.namespaces.close()
 
     def _wait(self, pid, deadline):
-        """Until the process ends, the deadline passes, or the host hangs up: "ended", "late" or "dropped"."""
+        """Until the process ends, the deadline passes, or the host hangs up: ENDED, LATE or DROPPED."""
         fd = os.pidfd_open(pid)
         try:
             poll = select.poll()
@@ -231,9 +226,9 @@ class Slot:
             while True:
                 left_ms = (deadline - time.monotonic()) * 1000
                 if left_ms <= 0:
-                    return "late"
+                    return LATE
                 for ready, _ in poll.poll(left_ms + 1):
-                    return "ended" if ready == fd else "dropped"
+                    return ENDED if ready == fd else DROPPED
         finally:
             os.close(fd)
 
@@ -246,23 +241,24 @@ class Slot:
         """
         wall = time.monotonic() - started
         waited = 0.0
-        if ended != "ended":
+        if ended != ENDED:
             waited = max(map(_waited, children))
             self.users.kill()
         cpu = peak = 0.0
         status = None
         for pid in children:
-            _, code, usage = os.wait4(pid, 0)
+            code, used, largest = wait_for(pid)
             status = code if status is None else status
-            cpu += usage.ru_utime + usage.ru_stime
-            peak = max(peak, usage.ru_maxrss)
+            cpu += used
+            if largest > peak:
+                peak = largest
         left = self._clean()
-        if ended == "dropped":
+        if ended == DROPPED:
             return None
         code = os.waitstatus_to_exitcode(status)
         kills = _memory_kills(self._memory_events()) - _memory_kills(self.kills_before) if code or is_cut else 0
-        was_starved = code == -signal.SIGKILL and ended == "ended" and kills
-        is_late = ended == "late" or code == -signal.SIGXCPU or (code == -signal.SIGKILL and cpu >= bounds.cpu_s)
+        was_starved = code == KILLED and ended == ENDED and kills
+        is_late = ended == LATE or code == OVER_CPU or (code == KILLED and cpu >= bounds.cpu_s)
         state = b"late" if is_late else b"memory" if was_starved else b"signal" if code < 0 else b"exit"
         return state, code, wall, cpu, peak, left, kills, waited
 
@@ -272,7 +268,7 @@ class Slot:
 
     def _clean(self):
         """No process and no file of the slot's users may be left. Where nothing is, this costs one wait and two listings."""
-        left = reap_all(self.users)
+        left = reap_all(self.users, self.children)
         for folder, is_own in ((self.folder, True), (SHARED_MEMORY, False)):
             if os.listdir(folder) and self.users.has_files(folder, is_own=is_own):
                 self.users.wipe(folder)
@@ -282,11 +278,11 @@ class Slot:
 
     # -- sessions
 
-    def _open_session(self, header):
+    def _open_session(self, header, payloads):
         self._end_session()
         bounds = confine.Bounds(header)
         ours, theirs = (keep(end.detach()) for end in socket.socketpair())
-        out = memory_file("out")
+        out = memory_file()
         descriptors = (self.null, out, out, self.null, self.null, theirs)
         pid = self._spawn("session", [], bounds, header.get("seed", 0), descriptors)
         os.close(theirs)
@@ -294,8 +290,12 @@ class Slot:
         self.session = (pid, ours, out)
         return self._answer({"st": "open"})
 
-    def _ask_session(self, header, payload):
-        answer = memory_file("answer")
+    def _close_session(self, header, payloads):
+        self._end_session()
+        return self._answer({"st": "closed"})
+
+    def _ask_session(self, header, payloads):
+        answer = memory_file()
         try:
             if self.session is None:
                 return self._answer({"st": "none", "wall": 0.0, "out": 0}, [(answer, 0, 0), (answer, 0, 0)])
@@ -303,11 +303,11 @@ class Slot:
             os.ftruncate(out, 0)
             os.lseek(out, 0, 0)
             started = time.monotonic()
-            status, length = self._exchange(pid, link, payload, answer, started + float(header["wall_s"]))
+            status, length = self._exchange(pid, link, payloads[0], answer, started + float(header["wall_s"]))
             if status == "dropped":
                 self._end_session()
                 return False
-            described = {"st": status, "wall": round(time.monotonic() - started, 6), "out": os.fstat(out).st_size}
+            described = {"st": status, "wall": round(time.monotonic() - started, 6), "out": length_of(out)}
             files = [(answer, 4, length), (out, 0, size_of(out, int(header["output_bytes"])))]
             try:
                 return self._answer(described, files)
@@ -382,6 +382,20 @@ class Slot:
         self.users.kill()
         reap(pid)
         self._clean()
+
+
+OTHERS = {  # than one process that runs a submission and ends
+    "ping": Slot._pong,
+    "checks": Slot._run_checks,
+    "open": Slot._open_session,
+    "ask": Slot._ask_session,
+    "close": Slot._close_session,
+}
+BUSY = (  # functions, in the order in which an execution calls them
+    *(Slot.serve, read_exactly, Slot._receive, memory_file, keep, receive_into, write_all, Slot._handle, Slot._run),
+    *(confine.Bounds.__init__, Slot._memory_events, Slot._spawn, confine.raw_fork, Slot._wait, Slot._finish, wait_for),
+    *(Slot._clean, reap_all, length_of, Slot._send, send_with_files),
+)
 
 
 def _memory_counts():

@@ -47,8 +47,8 @@ def take_low_numbers(null: int) -> None:
     os.close(fd)
 
 
-def memory_file(name: str) -> int:
-    return keep(os.memfd_create(name, os.MFD_CLOEXEC))
+def memory_file() -> int:
+    return keep(os.memfd_create("file", os.MFD_CLOEXEC))
 
 
 def receive_into(reader: int, file: int, limit: int) -> int:
@@ -87,6 +87,11 @@ def send_with_files(writer: int, head: bytes, files: list[tuple[int, int, int]])
             write_all(writer, _view[max(sent - len(head), 0) : at])
     finally:
         _chunk[:total] = _zeros[:total]
+
+
+def length_of(fd: int) -> int:
+    """In bytes. Moves the file's position to its end."""
+    return os.lseek(fd, 0, os.SEEK_END)
 
 
 def size_of(fd: int, limit: int) -> int:
