@@ -37,6 +37,8 @@ def make_engine(
     settings: dict[str, Any] = dict(config.args)
     if beside:
         target = _beside(config, target)
+    elif "processes" in settings and hasattr(target, "spread"):
+        target = target.spread()
     _check_settings(config, target)
     if config.url is not None:
         settings["url"] = config.url

@@ -46,7 +46,7 @@ class NativeEngine:
     `model` is the trainer's own. With precision fp32 its weights are read in place where possible; with bf16 the engine
     keeps a bf16 copy. Either way `update_weights` must follow every change of weights. `decoder_name` says what runs:
     "llama" (our own forward pass; LoRA adapters are merged into copies), "generic" (the model's forward pass with a cache)
-    or "generic-uncached".
+    or "generic-uncached". `threads`: of the CPU, at most; None is torch's own number. Small models are decoded by one.
 
     Logprobs are those of the distribution sampled from; a greedy request (temperature 0) records the log-softmax of the
     plain logits. The NaN of a diverged model is an error, never a token.
@@ -63,6 +63,7 @@ class NativeEngine:
         max_rows: int = 256,
         max_context: int | None = None,
         precision: Literal["fp32", "bf16"] = "fp32",
+        threads: int | None = None,
     ) -> None:
         if precision not in _DTYPES:
             raise EngineError(f"engine precision = {precision!r}; choose one of {', '.join(_DTYPES)}")
@@ -77,7 +78,7 @@ class NativeEngine:
         with boundary(EngineError, f"preparing {type(model).__name__} for generation"):
             self._decoder = choose_decoder(model, dtype=_DTYPES[precision], max_context=self.max_context)
         self.decoder_name = self._decoder.name
-        self._threads = decoding_threads(model)
+        self._threads = decoding_threads(model) or threads
         self._table = RowTable(device_of(model))
         self._waiting: deque[_Request] = deque()
         self._rows: list[_Request] = []  # in slot order
@@ -96,6 +97,13 @@ class NativeEngine:
         from rlvr.engines.aside.engine import AsideEngine
 
         return AsideEngine
+
+    @staticmethod
+    def spread() -> Callable[..., Any]:
+        """The same engine in several processes."""
+        from rlvr.engines.spread import SpreadEngine
+
+        return SpreadEngine
 
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, is_urgent: bool = False) -> Completion:
         """Sample one completion of `prompt_ids`.

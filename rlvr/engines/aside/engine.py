@@ -183,7 +183,11 @@ class AsideEngine:
 
     async def close(self) -> None:
         """End the process. Harmless the second time."""
-        await asyncio.to_thread(self._end)
+        await asyncio.to_thread(self.end)
+
+    def end(self) -> None:
+        """The same, waiting."""
+        self._end()
 
     def _hand_over(self, *, waits: bool) -> WeightUpdate:
         started = time.perf_counter()
