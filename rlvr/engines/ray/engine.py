@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from safetensors.torch import save
 
+from rlvr.engines.ranks import Ranks
 from rlvr.engines.ray.replica import ActorNeeds, RayReplica, WeightsStore
 from rlvr.engines.ray.sampler import SamplerSetup, Whereabouts
 from rlvr.engines.replicated import ReplicatedEngine
@@ -52,6 +53,7 @@ class RayEngine(ReplicatedEngine):
         restarts: int = 3,
         request_s: float = 3600.0,
         start_s: float = 300.0,
+        ranks: Ranks | None = None,
     ) -> None:
         if actors < 1 or min(cpus, gpus, restarts) < 0 or min(request_s, start_s) <= 0:
             raise ConfigError(
@@ -59,7 +61,9 @@ class RayEngine(ReplicatedEngine):
                 f"{request_s:g}, start_s = {start_s:g}; there is at least one actor, and nothing is negative"
             )
         ray = joined(address)
-        super().__init__(model, tokenizer, max_rows=max_rows, max_context=max_context, precision=precision, kind="Ray actor")
+        super().__init__(
+            model, tokenizer, max_rows=max_rows, max_context=max_context, precision=precision, kind="Ray actor", ranks=ranks
+        )
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         setup = SamplerSetup(
             config=base.config,
