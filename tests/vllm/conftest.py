@@ -87,6 +87,38 @@ def generate(engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]])
     return asyncio.run(together(engine, requests))
 
 
+def assert_weights_may_come_at_any_time(engine: VllmEngine, model: Any) -> None:
+    """Weights are pushed twice while greedy answers are sampled: each is begun by the old model and ended by the new one, which
+    has read all that was there."""
+    requests = [(prompt, Sampling(480, temperature=0.0)) for prompt in prompts(model, 24, 3, 30)]
+    short = Sampling(12, temperature=0.0)
+    old, version = copy.deepcopy(model), engine.policy_version
+
+    async def main() -> list[Completion]:
+        task = asyncio.create_task(together(engine, requests))
+        for index in range(2):
+            await engine.generate([5 + index], short)  # the others have sampled a few tokens meanwhile
+            if index == 0:
+                perturb(model, 7)
+            update = await asyncio.to_thread(engine.push_weights)
+        assert 0 < update.gap_mean <= update.gap_max < 1e-4  # what was asked after the first push
+        return await task
+
+    answers = asyncio.run(main())
+    assert engine.policy_version == version + 2
+    assert sum(answer.versions[0] == version < answer.versions[-1] for answer in answers) >= 4
+    for (prompt, _), answer in zip(requests, answers, strict=True):
+        assert list(answer.versions) == sorted(answer.versions)
+        assert set(answer.versions) <= {version, version + 1, version + 2}
+        ids = torch.tensor([[*prompt, *answer.token_ids]])
+        with torch.no_grad():
+            rows = [one(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for one in (old, model)]
+        is_new = torch.tensor(answer.versions) > version
+        expected = torch.where(is_new[:, None], rows[1], rows[0])
+        assert expected.argmax(-1).tolist() == list(answer.token_ids)
+        assert torch.tensor(answer.logprobs).allclose(expected.max(-1).values, atol=1e-4)
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """vLLM and the native engine on one model, whose weights a test may change if it updates both."""

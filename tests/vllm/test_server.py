@@ -14,7 +14,7 @@ from rlvr.errors import EngineError
 from rlvr.trainers.model.tiny import tiny_tokenizer
 from rlvr.types import FinishReason, Sampling
 
-from .conftest import ALPHABET, Served, build_model, generate, perturb, prompts
+from .conftest import ALPHABET, Served, assert_weights_may_come_at_any_time, build_model, generate, perturb, prompts
 
 GREEDY = Sampling(max_tokens=24, temperature=0.0)
 
@@ -39,6 +39,7 @@ def test_a_server_answers_with_the_policys_weights_and_follows_its_updates(serve
         first, again = generate(engine, [(requests[0][0], tempered)] * 2)
         assert first.token_ids == again.token_ids
         assert {first.finish_reason} <= {FinishReason.LENGTH, FinishReason.STOP}
+        assert_weights_may_come_at_any_time(engine, model)
     finally:
         asyncio.run(engine.close())
 

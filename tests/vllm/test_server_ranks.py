@@ -168,6 +168,5 @@ def test_ranks_that_generate_ahead_end_with_one_that_dies_and_with_their_server_
     rows = metrics(run)
     assert [row["step"] for row in rows] == list(range(1, len(rows) + 1))
     assert all(row["engine_gap_mean"] < 1e-4 for row in rows)
-    assert {row["staleness_max"] for row in rows} <= {0, 1}
-    found = [one for step in range(1, done + 1) for one in answers(run, step)]
-    assert any(one.get("token_versions") for one in found)  # weights came while it sampled
+    assert max(row["staleness_max"] for row in rows) <= 1
+    assert any(row["staleness_max"] == 1 for row in rows)
