@@ -94,7 +94,7 @@ class EngineConfig(_Section):
 
 
 class ParallelConfig(BaseModel):
-    """How several processes share the model, and the arguments of that way: `ddp` or `fsdp`."""
+    """How several processes share the model, and the arguments of that way: `ddp`, `fsdp` or `deepspeed`."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
     name: str = "ddp"

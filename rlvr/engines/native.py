@@ -15,7 +15,7 @@ from rlvr.engines.memory import within_memory
 from rlvr.engines.requests import check_prompt, check_sampling, model_context
 from rlvr.engines.rows import NOT_A_TOKEN, RowTable
 from rlvr.engines.select import choose_decoder
-from rlvr.engines.shards import device_of
+from rlvr.engines.shards import device_of, shape_of
 from rlvr.engines.stops import StopFinder
 from rlvr.engines.threads import decoding_threads, threads
 from rlvr.errors import EngineError, boundary
@@ -71,7 +71,7 @@ class NativeEngine:
             raise EngineError(f"engine max_rows = {max_rows}; set it to 1 or more")
         self.policy_version = 0
         self.max_context = model_context(getattr(model.config, "max_position_embeddings", None), max_context)
-        self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
+        self._vocabulary: int = shape_of(model.get_input_embeddings().weight)[0]
         self._max_rows = max_rows
         self._stops = None if tokenizer is None else StopFinder(tokenizer)
         self.eos_ids = end_ids(model, tokenizer)

@@ -15,7 +15,7 @@ from rlvr.engines.base import WeightUpdate
 from rlvr.engines.load import end_ids
 from rlvr.engines.ranks import Alone, Ranks
 from rlvr.engines.requests import check_prompt, check_sampling, model_context
-from rlvr.engines.shards import is_sharded
+from rlvr.engines.shards import is_sharded, shape_of
 from rlvr.engines.vllm.gap import LIMITS, Gap, Probes, check, compare, expect, idle, measure
 from rlvr.engines.vllm.pool import Pool, Replica
 from rlvr.engines.vllm.request import Draw, Request, Weights
@@ -84,7 +84,7 @@ class ReplicatedEngine(ABC):
         self._dtype = _DTYPES[precision]
         self._kind = kind
         self._limit = LIMITS[precision] if gap_limit is None else gap_limit
-        self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
+        self._vocabulary: int = shape_of(model.get_input_embeddings().weight)[0]
         self._has_tokenizer = tokenizer is not None
         self._end_ids = tuple(sorted(self.eos_ids))
         self._probes = Probes(vocabulary=self._vocabulary, max_context=self.max_context, end_ids=self._end_ids)

@@ -12,6 +12,7 @@ from torch import Tensor
 from rlvr import seeding
 from rlvr.engines.decoder import Decoder, LlamaDecoder
 from rlvr.engines.generic import GenericDecoder, evaluating
+from rlvr.engines.shards import shape_of
 from rlvr.engines.weights import Unsupported
 from rlvr.errors import EngineError, boundary
 
@@ -51,7 +52,7 @@ def choose_decoder(model: Any, *, dtype: torch.dtype, max_context: int) -> Decod
 def _check(decoder: Decoder, model: Any, tolerance: float, max_context: int) -> None:
     """Run three prompts, one of them twice, a few steps and a compaction, beside plain forward passes."""
     rng = seeding.rng("decoder check")
-    vocabulary = model.get_input_embeddings().weight.shape[0]
+    vocabulary = shape_of(model.get_input_embeddings().weight)[0]
     lengths = [max(1, min(length, max_context - _STEPS)) for length in _PROMPT_LENGTHS]
     prompts = [[rng.randrange(vocabulary) for _ in range(length)] for length in lengths]
     rows = [prompts[index][:] for index in (0, 1, 1, 2)]

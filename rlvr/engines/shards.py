@@ -1,10 +1,12 @@
-"""Weights that lie in parts on several processes (FSDP), made whole one tensor at a time.
+"""Weights that lie in parts on several processes (FSDP, ZeRO stage 3), made whole one tensor at a time.
 
 Every function that makes weights whole is called by all of these processes, in the same order.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,11 +17,42 @@ from rlvr.errors import EngineError, boundary
 
 
 def is_sharded(model: nn.Module) -> bool:
-    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+    return any(map(is_part, model.parameters()))
+
+
+def is_part(tensor: Tensor) -> bool:
+    """Whether it stands for one that lies in parts on several processes."""
+    return isinstance(tensor, DTensor) or _is_of_zero(tensor)
+
+
+def shape_of(parameter: Tensor) -> torch.Size:
+    """That of the whole."""
+    return parameter.ds_shape if _is_of_zero(parameter) else parameter.shape  # type: ignore[attr-defined]
+
+
+def whole_delta(module: Any, adapter: str) -> Tensor:
+    """What a LoRA adapter adds to the weight of its layer."""
+    with _made_whole([*module.lora_A.parameters(), *module.lora_B.parameters()]):
+        return whole(module.get_delta_weight(adapter))
+
+
+@contextmanager
+def _made_whole(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Parameters that ZeRO keeps in parts are whole in here; those of FSDP are sharded tensors, which compute as they are."""
+    if not any(map(_is_of_zero, parameters)):
+        yield
+        return
+    import deepspeed
+
+    with deepspeed.zero.GatheredParameters(parameters, modifier_rank=None):
+        yield
 
 
 def whole(tensor: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """All of a tensor, in `dtype` where one is given; without a gradient where it was in parts."""
+    if _is_of_zero(tensor):
+        with _made_whole([tensor]):  # type: ignore[list-item]
+            return tensor.detach().to(dtype or tensor.dtype, copy=True)
     if not isinstance(tensor, DTensor):
         return tensor if dtype is None else tensor.to(dtype)
     # Parts that were offloaded lie on the CPU, and are gathered where the processes meet; narrow ones travel faster.
@@ -76,6 +109,11 @@ def gathered(model: nn.Module, *, is_kept: bool) -> dict[str, Tensor]:
             if is_kept:
                 kept[name] = made[id(tensor)]
     return kept
+
+
+def _is_of_zero(tensor: Tensor) -> bool:
+    """DeepSpeed leaves an empty tensor where it took a parameter apart, and notes on it what it was."""
+    return hasattr(tensor, "ds_shape")
 
 
 def _meeting_place(tensor: DTensor) -> torch.device:

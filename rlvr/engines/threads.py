@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rlvr.engines.shards import device_of
+from rlvr.engines.shards import device_of, shape_of
 
 # A second thread has to be woken for every product, which takes about 100 microseconds: half of what one thread needs on a few
 # dozen rows for a matrix of this many elements. Smaller ones go faster, and at half the CPU time, with one thread.
@@ -21,7 +21,7 @@ def decoding_threads(model: Any) -> int | None:
 
     It depends on the model alone, never on the batch: another number of threads may mean other last bits.
     """
-    matrices = [parameter.numel() for parameter in model.parameters() if parameter.dim() == 2]
+    matrices = [shape.numel() for shape in map(shape_of, model.parameters()) if len(shape) == 2]
     is_small = bool(matrices) and sum(matrices) / len(matrices) <= _ELEMENTS_WORTH_A_THREAD
     return 1 if is_small and device_of(model).type == "cpu" else None
 

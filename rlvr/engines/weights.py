@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rlvr.engines.shards import whole
+from rlvr.engines.shards import shape_of, whole, whole_delta
 
 _FUSE_BELOW = 2**28  # parameters; above, fp32 copies of fused weights cost more memory than they save time
 
@@ -86,7 +86,8 @@ class LlamaWeights:
     @classmethod
     def read(cls, causal: Any, dtype: torch.dtype) -> LlamaWeights:
         inner, head = causal.model, causal.lm_head.weight
-        is_fused = dtype is not torch.float32 or sum(parameter.numel() for parameter in causal.parameters()) < _FUSE_BELOW
+        size = sum(shape_of(parameter).numel() for parameter in causal.parameters())
+        is_fused = dtype is not torch.float32 or size < _FUSE_BELOW
         embedding = whole(inner.embed_tokens.weight, dtype)
         return cls(
             embedding=embedding,
@@ -151,7 +152,7 @@ def _read_weight(module: Any, dtype: torch.dtype) -> Tensor:
         return whole(module.weight, dtype)
     weight = whole(module.base_layer.weight)
     for adapter in () if module.disable_adapters else module.active_adapters:
-        weight = weight + whole(module.get_delta_weight(adapter)).to(weight.dtype)
+        weight = weight + whole_delta(module, adapter).to(weight.dtype)
     return weight.to(dtype)
 
 
@@ -196,5 +197,5 @@ def _check_layer(layer: Any, rotary: Any) -> None:
         raise Unsupported("rotary embedding of a part of each head")
     if len({module.bias is None for module in (attention.q_proj, attention.k_proj, attention.v_proj)}) > 1:
         raise Unsupported("some of the query, key and value projections have a bias")
-    if hasattr(attention, "q_norm") and attention.q_norm.weight.numel() != attention.head_dim:
+    if hasattr(attention, "q_norm") and shape_of(attention.q_norm.weight).numel() != attention.head_dim:
         raise Unsupported("a query norm over all heads together")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,7 @@ from rlvr.filtering.pass_rates import PassRates, select_problems
 from rlvr.filtering.window import Window
 from rlvr.registry import resolve
 from rlvr.trainers.algorithms import Algorithm, build
-from rlvr.trainers.model.parallel import Way, parallel_of
+from rlvr.trainers.model.parallel import Way, check_launcher, parallel_of
 from rlvr.trainers.shaping.base import ChecksProblems
 from rlvr.trainers.shaping.sections import shapes_in, with_shapes
 from rlvr.types import Problem, Sampling
@@ -84,17 +85,21 @@ def check_recipe(recipe: Recipe, task: Task, algorithm: Algorithm | None) -> Rec
 
 
 def _check_sharing(recipe: Recipe) -> None:
-    if parallel_of(recipe.load.parallel).way is not Way.FSDP:
+    parallel = parallel_of(recipe.load.parallel)
+    check_launcher(parallel)
+    if parallel.way is Way.DDP:
         return
+    if parallel.way is Way.DEEPSPEED and importlib.util.find_spec("deepspeed") is None:
+        raise ConfigError("load.parallel = 'deepspeed', but DeepSpeed is not installed: pip install 'rlvr[deepspeed]'")
     if recipe.optim.reference_every:
         raise ConfigError(
-            f"optim.reference_every = {recipe.optim.reference_every}, but with load.parallel = 'fsdp' the reference stays the "
-            "model that the run began with; set optim.reference_every to 0, or load.parallel to 'ddp'"
+            f"optim.reference_every = {recipe.optim.reference_every}, but with load.parallel = '{parallel.way}' the reference "
+            "stays the model that the run began with; set optim.reference_every to 0, or load.parallel to 'ddp'"
         )
-    if "flash" in recipe.load.attention:
+    if parallel.shares_weights and "flash" in recipe.load.attention:
         raise ConfigError(
-            f"load.attention = {recipe.load.attention!r}, but with load.parallel = 'fsdp' a model is looked at on the CPU before "
-            "it is shared out; leave load.attention at 'auto', where sequences are joined without padding, too"
+            f"load.attention = {recipe.load.attention!r}, but with load.parallel = '{parallel.way}' a model is looked at on the "
+            "CPU before it is shared out; leave load.attention at 'auto', where sequences are joined without padding, too"
         )
 
 

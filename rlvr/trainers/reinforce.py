@@ -183,7 +183,7 @@ def _engine(session: Session, recipe: RunConfig) -> TrainableEngine:
 def _reference(session: Session, recipe: RunConfig, initial: Callable[[], LoadedModel]) -> Reference:
     """The model that the run started from: after a resume the policy is no longer that."""
     is_in_checkpoint, is_under_adapter = bool(recipe.optim.reference_every), bool(recipe.load.lora_rank)
-    if is_under_adapter or (not session.policy.is_sharded and (session.step == 0 or is_in_checkpoint)):
+    if is_under_adapter or (not session.updater.is_in_parts and (session.step == 0 or is_in_checkpoint)):
         return Reference(session.policy)
     return Reference(session.policy, initial().model, session.share_out)
 

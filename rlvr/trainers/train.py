@@ -28,7 +28,7 @@ from rlvr.trainers.algorithms import Algorithm, build
 from rlvr.trainers.model.distributed import World, join_world, watched
 from rlvr.trainers.model.lora import check_adapter, with_adapter
 from rlvr.trainers.model.optimizer import learning_rate
-from rlvr.trainers.model.parallel import Way, parallel_of
+from rlvr.trainers.model.parallel import parallel_of
 from rlvr.trainers.model.tiny import tiny_model
 from rlvr.trainers.plan import ahead_of, algorithm_of, arithmetic, check_recipe, training_problems
 from rlvr.trainers.run.checkpoint import check_space, checkpoints, tidy
@@ -226,7 +226,7 @@ def _load(recipe: Recipe, task: Task, checkpoint: Path | None, world: World) -> 
     settings = recipe.load if world.device is None else recipe.load.model_copy(update={"device": str(world.device)})
     if recipe.model == NEW_TINY:
         settings = settings.model_copy(update={"device": "cpu", "precision": "fp32"})
-    if world.device is not None and parallel_of(recipe.load.parallel).way is Way.FSDP:
+    if world.device is not None and parallel_of(recipe.load.parallel).shares_weights:
         # Whole, it need not fit on the device: layer by layer goes there when it is shared out.
         precision = precision_on(world.device, settings.precision)
         on_cpu = settings.model_copy(update={"device": "cpu", "precision": precision})

@@ -20,7 +20,7 @@ from rlvr.engines.base import WeightUpdate
 from rlvr.engines.load import end_ids
 from rlvr.engines.ranks import Alone, Ranks, leader_here
 from rlvr.engines.requests import check_prompt, check_sampling, model_context
-from rlvr.engines.shards import device_of
+from rlvr.engines.shards import device_of, shape_of
 from rlvr.engines.threads import shares
 from rlvr.engines.vllm.gap import LIMITS, Gap
 from rlvr.engines.vllm.weights import WeightsFolder, merged_tensors
@@ -93,7 +93,7 @@ class AsideEngine:
         self.eos_ids = end_ids(model, tokenizer)
         self._model, self._precision = model, precision
         self._has_tokenizer = tokenizer is not None
-        self._vocabulary: int = model.get_input_embeddings().weight.shape[0]
+        self._vocabulary: int = shape_of(model.get_input_embeddings().weight)[0]
         self._max_rows = max_rows
         self._threads = threads or shares(torch.get_num_threads()).generation
         self._silent_s = silent_s

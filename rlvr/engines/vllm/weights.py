@@ -12,10 +12,9 @@ from typing import IO, Any, Protocol
 
 import torch
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 
 from rlvr.engines.ranks import Ranks, said_by
-from rlvr.engines.shards import is_sharded, whole
+from rlvr.engines.shards import is_part, is_sharded, whole, whole_delta
 from rlvr.engines.vllm.request import Weights
 from rlvr.errors import ConfigError, EngineError, boundary
 
@@ -57,17 +56,17 @@ def merged_tensors(model: Any, dtype: torch.dtype, *, is_kept: bool = True) -> d
     seen: set[Any] = set()
     with torch.no_grad(), boundary(EngineError, "reading the policy's weights"):
         for name, tensor in base.state_dict(keep_vars=True).items():
-            is_part = isinstance(tensor, DTensor)
-            key = id(tensor) if is_part else (tensor.data_ptr(), tensor.shape)
-            if _ADAPTER in name or (tensor.numel() and key in seen):
+            is_shared = is_part(tensor)
+            key = id(tensor) if is_shared else (tensor.data_ptr(), tensor.shape)
+            if _ADAPTER in name or ((is_shared or tensor.numel()) and key in seen):
                 continue
             seen.add(key)
             plain = name.replace(_WRAPPED, ".")
             if plain != name and plain.endswith(".weight"):
                 tensor = _with_adapters(base.get_submodule(name.partition(_WRAPPED)[0]), whole(tensor))
-            tensor = whole(tensor.detach(), dtype if tensor.is_floating_point() else None)
+            tensor = whole(tensor, dtype if tensor.is_floating_point() else None).detach()
             if is_kept:
-                merged[plain] = tensor.cpu() if is_part else tensor
+                merged[plain] = tensor.cpu() if is_shared else tensor
         return merged
 
 
@@ -75,7 +74,7 @@ def _with_adapters(module: Any, weight: Tensor) -> Tensor:
     if not hasattr(module, "get_delta_weight"):
         raise EngineError(f"{type(module).__name__} cannot be merged into its layer; use LoRA on linear layers")
     for adapter in () if module.disable_adapters else module.active_adapters:
-        weight = weight + whole(module.get_delta_weight(adapter)).to(weight.dtype)
+        weight = weight + whole_delta(module, adapter).to(weight.dtype)
     return weight
 
 

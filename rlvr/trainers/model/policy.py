@@ -127,20 +127,20 @@ class Policy:
         before = tokens.places(input_ids.shape)[row, column - 1]  # the hidden state of a token predicts the next one
 
         def compute() -> tuple[Tensor, Tensor | None]:
-            with self._checkpointing():
-                hidden_or_logits = self._forward(tokens).flatten(0, 1)
-            return _token_logprobs(
-                self._head() if self._head_is_plain else None,
-                F.embedding(before, hidden_or_logits),
-                input_ids[row, column],
-                temperature or 1.0,
-                entropy=entropy,
-                entropy_gradient=entropy_gradient,
-                keep_logits=self._keep_logits,
-            )
+            with self._precision(device):
+                with self._checkpointing():
+                    hidden_or_logits = self._forward(tokens).flatten(0, 1)
+                return _token_logprobs(
+                    self._head() if self._head_is_plain else None,
+                    F.embedding(before, hidden_or_logits),
+                    input_ids[row, column],
+                    temperature or 1.0,
+                    entropy=entropy,
+                    entropy_gradient=entropy_gradient,
+                    keep_logits=self._keep_logits,
+                )
 
-        with self._precision(device):
-            logprobs, entropies = self._inside(compute)
+        logprobs, entropies = self._inside(compute)
         place = row * mask.shape[1] + column
         return Scores(_scatter(logprobs, place, mask), None if entropies is None else _scatter(entropies, place, mask))
 

@@ -63,8 +63,10 @@ class Session:
             autocast=torch.bfloat16 if loaded.precision == "bf16" else None,
             checkpoint_layers=recipe.load.gradient_checkpointing,
         )
-        self.share_out(self.policy)
-        self.updater = Updater(self.policy, recipe.optim, recipe.steps, world)
+        parallel = parallel_of(recipe.load.parallel)
+        if parallel.way is not Way.DEEPSPEED:  # which shares out the policy together with the optimizer
+            self.share_out(self.policy)
+        self.updater = Updater(self.policy, recipe.optim, recipe.steps, world, parallel)
         self.step = 0
         self.clock = clock  # seconds that the run took so far, those of earlier processes included
         self.extra_state: dict[str, Any] = {}
@@ -75,16 +77,22 @@ class Session:
         self._saved_step: int | None = None
 
     def share_out(self, policy: Policy) -> None:
-        """Leave of the policy's weights what is this process's own, where the recipe wants that and there are several.
+        """Leave of a policy's weights what is this process's own, where the recipe wants that and there are several.
 
         Raises:
             TrainingError: the model cannot be shared out.
         """
         parallel = parallel_of(self.recipe.load.parallel)
-        if parallel.way is Way.FSDP and self.world.size > 1:
+        if self.world.size == 1 or not parallel.shares_weights:
+            return
+        if parallel.way is Way.FSDP:
             from rlvr.trainers.model.fsdp import shard
 
             shard(policy, parallel, self.loaded.precision, self.world)
+        else:
+            from rlvr.trainers.model.zero import share_out
+
+            share_out(policy, self.world, parallel)
 
     @property
     def max_context(self) -> int:
@@ -142,7 +150,7 @@ class Session:
             return
         parts = [part for found in self.world.gather_lists([self.own_state]) for part in found]
         state: dict[str, Any] = {"step": self.step, "extra": self.extra_state, "parts": parts}
-        if self.policy.is_sharded:
+        if self.updater.is_in_parts:
             self._save_in_parts(state)
         elif self.world.is_main:
             state["optimizer"] = self.updater.state_dict()

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rlvr.config import RunConfig
+from rlvr.trainers.model.parallel import Way, parallel_of
 from rlvr.trainers.sizing.devices import Device, Machine
 from rlvr.trainers.sizing.memory import Memory, Workload, estimate_memory
 from rlvr.trainers.sizing.shape import ModelShape
@@ -136,8 +137,8 @@ def workload(recipe: RunConfig, subject: Subject, machine: Machine) -> Workload:
     is_gpu = machine.device.is_gpu
     precision = recipe.load.precision
     mine = -(-rollouts // machine.count)
-    parallel = recipe.load.parallel
-    is_split = parallel.name == "fsdp" and machine.count > 1
+    parallel = parallel_of(recipe.load.parallel)
+    is_split = parallel.way is not Way.DDP and machine.count > 1
     tokens = min(max(optim.tokens_per_microbatch, length), mine * length)
     return Workload(
         tokens=tokens,
@@ -152,7 +153,9 @@ def workload(recipe: RunConfig, subject: Subject, machine: Machine) -> Workload:
         is_native=recipe.engine.name == "native",
         is_static_cache=is_gpu,
         shards=machine.count if is_split else 1,
-        is_offloaded=is_split and bool(parallel.arguments.get("offload")),
+        stage=3 if parallel.shares_weights else parallel.stage,
+        is_deepspeed=parallel.way is Way.DEEPSPEED,
+        is_offloaded=is_split and parallel.offload,
     )
 
 
@@ -187,7 +190,9 @@ def _advice(recipe: RunConfig, subject: Subject, machine: Machine, work: Workloa
         rows = max(1, work.rows // 4)
         yield from changed(f"engine.max_rows={rows}", replace(work, rows=rows))
     if machine.count > 1 and work.shards == 1:
-        yield from changed("load.parallel=fsdp", replace(work, shards=machine.count))
+        yield from changed("load.parallel=fsdp", replace(work, shards=machine.count, stage=3, is_deepspeed=False))
+    if work.shards > 1 and work.stage < 3:
+        yield from changed("load.parallel.stage=3", replace(work, stage=3))
     if not work.is_checkpointed:
         yield from changed("load.gradient_checkpointing=true", replace(work, is_checkpointed=True))
     tokens = max(work.length, work.tokens // 4)

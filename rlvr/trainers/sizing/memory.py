@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rlvr.trainers.model.parallel import BUCKET, LIVE
 from rlvr.trainers.model.policy import KEEP_LOGITS_UP_TO
 from rlvr.trainers.sizing.shape import ModelShape
 
@@ -24,7 +25,8 @@ _SMALL_VOCABULARY = 2048  # up to which the sampler adds up in float64
 class Workload:
     """What one process trains and generates at once.
 
-    `shards`: over how many processes weights, gradients and optimizer state are split (FSDP); 1: each holds all of them.
+    `shards`: over how many processes the optimizer's state, from `stage` 2 gradients, and at 3 weights are split; 1: each holds
+    all of them. FSDP is stage 3.
     """
 
     tokens: int  # of a micro-batch
@@ -39,7 +41,20 @@ class Workload:
     is_native: bool = True  # the engine lives in the trainer's process
     is_static_cache: bool = False  # the cache is taken at once, as on a GPU
     shards: int = 1
-    is_offloaded: bool = False  # to the machine's memory, between updates and but for a layer or two
+    stage: int = 3
+    is_deepspeed: bool = False  # with buckets, and below stage 3 a second copy of the weights that a process updates
+    is_offloaded: bool = False  # what is split, to the machine's memory, between updates and but for a layer or two
+
+    @property
+    def gathers_weights(self) -> bool:
+        """Whether they are whole for a few layers at a time alone."""
+        return self.shards > 1 and self.stage == 3
+
+    def share(self, total: int, stage: int) -> int:
+        """What a process has on its device of something that is split from `stage` on."""
+        if self.shards == 1 or self.stage < stage:
+            return total
+        return 0 if self.is_offloaded else total // self.shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +95,15 @@ class Memory:
 def estimate_memory(shape: ModelShape, work: Workload) -> Memory:
     """Of one process, without what torch, CUDA and the Python process take for themselves."""
     parameters = shape.parameters
-    held = 0 if work.is_offloaded else 1
-    trained_bytes = held * _FP32 * work.trained // work.shards
-    weights = held * _FP32 * (parameters + (work.trained if work.is_adapter else 0)) // work.shards
+    trained = _FP32 * work.trained
+    bucket = _FP32 * min(BUCKET, work.trained) if work.is_deepspeed and work.shards > 1 else 0
+    copies = 3 if work.is_deepspeed and work.shards > 1 and work.stage < 3 else 2
     cache, decoding = (_cache(shape, work), _decoding(shape, work)) if work.is_native else (0, 0)
     return Memory(
-        weights=weights,
-        gradients=trained_bytes,
-        optimizer=2 * trained_bytes,
-        reference=held * _FP32 * parameters // work.shards if work.has_reference else 0,
+        weights=work.share(_FP32 * (parameters + (work.trained if work.is_adapter else 0)), 3),
+        gradients=work.share(trained, 2) + bucket,
+        optimizer=work.share(copies * trained, 1),
+        reference=work.share(_FP32 * parameters, 3) if work.has_reference else 0,
         engine_weights=_engine_weights(shape, work) if work.is_native else 0,
         cast_weights=_cast_weights(shape, work),
         activations=activations(shape, work),
@@ -124,7 +139,9 @@ def activations(shape: ModelShape, work: Workload) -> int:
 
 
 def _cast_weights(shape: ModelShape, work: Workload) -> int:
-    if work.shards > 1:  # what is gathered at once: the embedding, the head, a layer and the next one
+    if work.gathers_weights and work.is_deepspeed:  # in float32, as many as it may keep for their next use
+        return _FP32 * (2 * shape.embedding + min(LIVE, shape.linear))
+    if work.gathers_weights:  # what is gathered at once: the embedding, the head, a layer and the next one
         return work.element * (2 * shape.embedding + 2 * shape.linear // shape.layers)
     if work.element == _FP32:
         return 0
@@ -134,7 +151,7 @@ def _cast_weights(shape: ModelShape, work: Workload) -> int:
 
 def _casts_outweigh(shape: ModelShape, work: Workload) -> bool:
     """With checkpoints, whether the peak is in the forward pass, under all casts, and not in a layer that runs again."""
-    if work.element == _FP32 or work.shards > 1:
+    if work.element == _FP32 or work.gathers_weights:
         return False
     whole = work.element * shape.linear
     return whole - whole // shape.layers > work.tokens * layer_bytes(shape, work.element)
@@ -151,7 +168,7 @@ def _head(shape: ModelShape, work: Workload) -> int:
 
 
 def _engine_weights(shape: ModelShape, work: Workload) -> int:
-    if work.element != _FP32 or work.shards > 1:
+    if work.element != _FP32 or work.gathers_weights:
         return work.element * shape.parameters
     if work.is_adapter:
         return _FP32 * shape.linear

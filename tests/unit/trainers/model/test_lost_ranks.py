@@ -35,12 +35,12 @@ def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("victim", [0, 1])
+@pytest.mark.parametrize(("victim", "way"), [(0, "ddp"), (1, "ddp"), (0, "deepspeed"), (1, "deepspeed")])
 def test_the_death_of_a_rank_ends_the_others_with_its_name_and_the_run_goes_on_from_its_checkpoint(
-    tmp_path: Path, recipe: MakeRecipe, train_on: TrainOn, ranks: Start, victim: int
+    tmp_path: Path, recipe: MakeRecipe, train_on: TrainOn, ranks: Start, victim: int, way: str
 ) -> None:
     run = tmp_path / "run"
-    started = train_on(2, recipe(steps=400, checkpoint={"every": 2}, out=str(run)))
+    started = train_on(2, recipe(steps=400, checkpoint={"every": 2}, load={"parallel": way}, out=str(run)))
     wait_for(lambda: len(steps(run)) >= 3)
     pid = started.processes[victim].pid
     killed = time.monotonic()

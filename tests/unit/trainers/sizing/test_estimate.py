@@ -51,6 +51,15 @@ def test_what_is_advised_brings_what_it_promises(recipe: MakeRecipe) -> None:
         assert found.memory.peak == pytest.approx(advice.peak, rel=0.02), advice.change
 
 
+def test_zero_with_whole_weights_is_advised_to_split_them_too(recipe: MakeRecipe) -> None:
+    load = {"parallel": {"name": "deepspeed", "stage": 2}}
+    [advice] = [one for one in estimate(recipe, "8xa100-40gb", load=load).advice if "stage" in one.change]
+    assert advice.change == "load.parallel.stage=3"
+    changed = load_recipe(recipe(**{**SECTIONS, "load": {**SECTIONS.get("load", {}), **load}}), [advice.change])
+    found = estimate_run(changed, SUBJECT, machine_named("8xa100-40gb"))  # type: ignore[arg-type]
+    assert found.memory.peak == advice.peak
+
+
 def test_a_recipe_that_fits_needs_no_advice(recipe: MakeRecipe) -> None:
     found = estimate(recipe, "8xh200", load={"parallel": "fsdp", "gradient_checkpointing": True})
     assert found.fits
@@ -65,6 +74,11 @@ def test_more_devices_share_the_rollouts_and_with_fsdp_the_weights(recipe: MakeR
     assert estimate(recipe, "8xh200", load={"parallel": "fsdp"}).memory.weights == one.memory.weights // 8
     offloaded = estimate(recipe, "8xh200", load={"parallel": {"name": "fsdp", "offload": True}})
     assert offloaded.memory.optimizer == 0
+    zero = [estimate(recipe, "8xh200", load={"parallel": {"name": "deepspeed", "stage": stage}}) for stage in (1, 2, 3)]
+    assert [one.memory.weights // found.memory.weights for found in zero] == [1, 1, 8]
+    assert zero[0].memory.gradients > 4 * zero[1].memory.gradients
+    assert [found.work.is_offloaded for found in zero] == [False] * 3
+    assert estimate(recipe, "h200", load={"parallel": "deepspeed"}).memory == one.memory
     assert one.time is not None
     assert eight.time is not None
     assert eight.time.update == pytest.approx(one.time.update / 8)

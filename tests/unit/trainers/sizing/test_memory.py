@@ -130,6 +130,27 @@ def test_keys_and_values_are_those_of_all_rows_at_their_full_length() -> None:
     assert estimate_memory(QWEN3_0_6B, WORK).kv_cache > memory.kv_cache  # the old cache stays until it was copied
 
 
+def test_zero_splits_the_optimizer_then_gradients_then_weights() -> None:
+    parameters = QWEN3_0_6B.parameters
+    zero = replace(WORK, shards=8, is_deepspeed=True)
+    one, two, three = (estimate_memory(QWEN3_0_6B, replace(zero, stage=stage)) for stage in (1, 2, 3))
+    bucket = 4 * 2**26
+    # Below stage 3 a process has float32 weights of its own of what it updates, beside the moments.
+    assert (one.weights, one.gradients, one.optimizer) == (4 * parameters, 4 * parameters + bucket, 12 * parameters // 8)
+    assert (two.weights, two.gradients, two.optimizer) == (4 * parameters, 4 * parameters // 8 + bucket, 12 * parameters // 8)
+    assert (three.weights, three.gradients, three.optimizer) == (
+        4 * parameters // 8,
+        4 * parameters // 8 + bucket,
+        8 * parameters // 8,
+    )
+    assert one.cast_weights == two.cast_weights == estimate_memory(QWEN3_0_6B, WORK).cast_weights
+    offloaded = [estimate_memory(QWEN3_0_6B, replace(zero, stage=stage, is_offloaded=True)) for stage in (1, 2, 3)]
+    assert [memory.optimizer for memory in offloaded] == [0, 0, 0]
+    assert [memory.gradients for memory in offloaded] == [one.gradients, bucket, bucket]
+    assert [memory.weights for memory in offloaded] == [one.weights, one.weights, 0]
+    assert estimate_memory(QWEN3_0_6B, replace(zero, shards=1)) == estimate_memory(QWEN3_0_6B, WORK)
+
+
 def test_each_way_to_save_memory_saves_some_of_its_own_kind() -> None:
     plain = estimate_memory(QWEN3_0_6B, WORK)
     checkpointed = estimate_memory(QWEN3_0_6B, replace(WORK, is_checkpointed=True))
