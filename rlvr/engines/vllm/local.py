@@ -63,7 +63,7 @@ class LocalReplica:
         await self.close()
         with (
             boundary(EngineError, f"vLLM did not start; what it said is above (set VLLM_LOGGING_LEVEL=INFO for more). {_ADVICE}"),
-            _environment(self._setup),
+            of_a_process(self._setup),
         ):
             arguments = AsyncEngineArgs(**engine_arguments(self._setup))
             # It imports, forks and waits: everything else in this loop is to go on meanwhile.
@@ -211,7 +211,7 @@ def _close(name: str, known: list[str]) -> str:
 
 
 @contextmanager
-def _environment(setup: LocalSetup) -> Iterator[None]:
+def of_a_process(setup: LocalSetup) -> Iterator[None]:
     """What vLLM and its processes read from the environment when they start; what the user has set stays. Of several
     ranks' GPUs they see their own rank's alone."""
     wanted = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import math
+import os
 import threading
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ from rlvr.engines.make import closing, make_engine
 from rlvr.engines.native import NativeEngine
 from rlvr.engines.vllm.engine import VllmEngine
 from rlvr.engines.vllm.gap import Gap, Probes, check, measure
+from rlvr.engines.vllm.local import LocalSetup, of_a_process
 from rlvr.engines.vllm.request import Draw, Request, draw_of
 from rlvr.engines.vllm.thread import LoopThread
 from rlvr.engines.vllm.weights import WeightsFolder, checkpoint_tensors
@@ -247,6 +249,25 @@ def test_tokens_name_the_version_that_sampled_them() -> None:
     cut_off = draw_of((7,), (-1.0,), "stop", [("run-1", 0), ("run-2", 1)])  # a stop string ended it before that
     assert (cut_off.sampled_by, cut_off.completion(numbers, 5).versions) == (("run-1",), (4,))
     assert draw_of((), (), "stop", []).sampled_by == (None,)
+
+
+@pytest.mark.parametrize(("visible", "of_vllm"), [("4,7", "7"), ("", "1")])
+def test_vllm_beside_a_rank_sees_neither_the_launcher_nor_the_other_ranks_gpus(
+    monkeypatch: pytest.MonkeyPatch, visible: str, of_vllm: str
+) -> None:
+    launcher = {"RANK": "1", "WORLD_SIZE": "2", "MASTER_PORT": "5", "TORCHELASTIC_USE_AGENT_STORE": "True", "LOCAL_RANK": "1"}
+    for name, value in {**launcher, "CUDA_VISIBLE_DEVICES": visible, "VLLM_LOGGING_LEVEL": "INFO"}.items():
+        monkeypatch.setenv(name, value)
+    setup = LocalSetup(
+        folder="", device=torch.device("cuda", 1), precision="bf16", max_rows=1, max_context=8, kv_bytes=1, has_tokenizer=False,
+        arguments={}, tensors=dict, request_s=1.0,
+    )  # fmt: skip
+    before = dict(os.environ)
+    with of_a_process(setup):
+        assert not launcher.keys() & os.environ.keys()
+        assert os.environ["CUDA_VISIBLE_DEVICES"] == of_vllm
+        assert os.environ["VLLM_LOGGING_LEVEL"] == "INFO"  # what the user has set
+    assert dict(os.environ) == before
 
 
 @pytest.mark.parametrize(
