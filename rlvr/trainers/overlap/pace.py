@@ -174,6 +174,7 @@ class AtTheSameTime:
         if self._world.size > 1:
             own = self.is_interrupted or self._collector.is_ending
             flags = await self._in_thread(lambda: self._world.gather_lists([own]))
+            self._collector.is_ending |= self.is_interrupted and not own  # heard too late for this time: said with the next step
             self.is_interrupted = self._world.ends_anywhere([flag for [flag] in flags])
 
 
