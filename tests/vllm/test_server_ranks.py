@@ -99,6 +99,19 @@ def launch(settings: dict[str, Any]) -> Launched:
     return Launched(str(file))
 
 
+def descendants(pid: int) -> list[int]:
+    """The processes that it started, and those that they started."""
+    children = [int(child) for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    return [*children, *(one for child in children for one in descendants(child))]
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except FileNotFoundError:
+        return False
+
+
 def metrics(run: Path) -> list[dict[str, Any]]:
     path = run / "metrics.jsonl"
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -127,21 +140,31 @@ def assert_same_run(found: Path, expected: Path, steps: int) -> None:
         ours, theirs = answers(found, step), answers(expected, step)
         assert [one["token_ids"] for one in ours] == [one["token_ids"] for one in theirs]
         assert {one["policy_version"] for one in ours} == {step - 1}
-    one, other = (load_file(newest(run) / "model.safetensors") for run in (found, expected))
+    one, other = (load_file(run / f"checkpoints/step-{steps:06d}/model.safetensors") for run in (found, expected))
     assert max(float((one[name] - other[name]).abs().max()) for name in other) < 1e-5
-    assert all(row["engine_gap_mean"] < 1e-5 for row in metrics(found))
-    assert metrics(found)[-1]["grad_norm"] > 0
+    assert all(row["engine_gap_mean"] < 1e-5 for row in metrics(found)[:steps])
+    assert metrics(found)[steps - 1]["grad_norm"] > 0
 
 
-def test_two_ranks_in_parts_with_a_vllm_each_train_like_one_process_with_a_server(
+def test_two_ranks_in_parts_with_a_vllm_each_train_like_one_process_with_a_server_and_leave_nothing_when_they_are_killed(
     recipe: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:
-    parts = {"device": "cpu", "precision": "fp32", "parallel": "fsdp"}
-    launched = launch(recipe(engine={"name": "vllm", "max_rows": 32}, load=parts, out=str(tmp_path / "two")))
+    run = tmp_path / "two"
+    settings = {"load": {"device": "cpu", "precision": "fp32", "parallel": "fsdp"}, "checkpoint": {"every": 2, "keep": 1000}}
+    launched = launch(recipe(**settings, engine={"name": "vllm", "max_rows": 32}, steps=1000, out=str(run)))
     train(recipe(out=str(tmp_path / "one")))  # meanwhile
-    said = launched.said()
-    assert launched.process.returncode == 0, said
-    assert_same_run(tmp_path / "two", tmp_path / "one", 2)
+    wait_for(lambda: len(metrics(run)) >= 3, launched)
+    ranks = launched.ranks
+    theirs = [pid for rank in ranks for pid in descendants(rank)]
+    assert len(theirs) >= 2
+    for rank in ranks:
+        os.kill(rank, signal.SIGKILL)
+    launched.said(60)
+    assert_same_run(run, tmp_path / "one", 2)
+    deadline = time.monotonic() + 20
+    while any(map(is_running, theirs)):
+        assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_text() for pid in theirs if is_running(pid)]
+        time.sleep(0.05)
 
 
 def test_ranks_that_generate_ahead_end_with_one_that_dies_and_with_their_server_and_go_on_from_their_checkpoint(

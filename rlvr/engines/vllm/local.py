@@ -9,10 +9,12 @@ import os
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from rlvr.engines.vllm.owner import OWNER
 from rlvr.engines.vllm.request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights, draw_of
 from rlvr.engines.vllm.transfer import Sender
 from rlvr.errors import ConfigError, EngineError, boundary
@@ -198,6 +200,27 @@ def engine_arguments(setup: LocalSetup) -> dict[str, JSON]:
     return {**suggested, **setup.arguments, **ours}
 
 
+def save_folder(folder: Path, config: Any, architecture: str, tokenizer: Any) -> None:
+    """What `LocalSetup.folder` holds: a model's config with the name of its class, and its tokenizer, if it has one.
+
+    Raises:
+        EngineError: the folder cannot be written to.
+    """
+    with boundary(EngineError, f"writing the model's config for vLLM to {folder}"):
+        named = type(config).from_dict(config.to_dict())
+        named.architectures = [architecture]
+        named.save_pretrained(folder)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(folder)
+
+
+def kv_bytes(config: Any, precision: str) -> int:
+    """Of one token in the cache: a key and a value in every layer."""
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * int(config.num_hidden_layers) * heads * width * (4 if precision == "fp32" else 2)
+
+
 def _cache_bytes(setup: LocalSetup) -> int:
     """Room for all rows at their longest, within limits: rows that do not fit wait."""
     return max(_SMALLEST_CACHE, setup.kv_bytes, min(setup.kv_bytes * setup.max_rows, _LARGEST_CACHE))
@@ -217,6 +240,7 @@ def of_a_process(setup: LocalSetup) -> Iterator[None]:
     wanted = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     device = setup.device
     alone = {name: value for name, value in os.environ.items() if name.startswith(_LAUNCHERS) or name in _OF_A_RANK}
+    wanted[OWNER] = str(os.getpid())
     if setup.weights != "file":
         # Handles to GPU memory are Python objects; they go from this process to its own children alone.
         wanted["VLLM_ALLOW_INSECURE_SERIALIZATION"] = "1"

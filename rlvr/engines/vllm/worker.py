@@ -1,7 +1,8 @@
 """Runs inside vLLM's worker processes: takes over weights from a file, through vLLM's own protocol for weight transfer.
 
 vLLM imports it where it is started with `worker_extension_cls` = "rlvr.engines.vllm.worker.Worker" and a weight transfer backend
-`rlvr_file`; start, update, finish and the version that finish commits are vLLM's. Nothing else of rlvr is loaded there.
+`rlvr_file`; start, update, finish and the version that finish commits are vLLM's. Of rlvr nothing else is loaded there but what
+ends it with its trainer.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from safetensors import safe_open
 from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
+
+from rlvr.engines.vllm.owner import end_with_owner
 
 BACKEND = "rlvr_file"
 
@@ -75,3 +78,4 @@ def _repack_tied_heads(model: Any) -> None:
 
 
 WeightTransferEngineFactory.register_engine(BACKEND, FileTransfer)
+end_with_owner()
