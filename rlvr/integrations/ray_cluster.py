@@ -144,7 +144,7 @@ class NodeActors:
     def _start(self, node_id: str | None) -> Any:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        where = "SPREAD" if node_id is None else NodeAffinitySchedulingStrategy(node_id, soft=True)
+        where = "SPREAD" if node_id is None else NodeAffinitySchedulingStrategy(node_id, soft=False)
         options = {"num_cpus": 0, "scheduling_strategy": where, "max_restarts": 0, "max_concurrency": self._at_once}
         return self._ray.remote(self._kind).options(**options).remote(*self._arguments)
 

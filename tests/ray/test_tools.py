@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -206,12 +207,15 @@ def test_a_node_that_goes_away_takes_its_rollouts_with_it_and_no_others(nodes: A
 
     async def main() -> tuple[list[Rollout], list[Rollout]]:
         turns, waiting = asyncio.Event(), asyncio.Semaphore(0)
+        paused: list[str] = []
 
         class Paused(ScriptedEngine):
             """Waits after every rollout's first call until the node is gone."""
 
             async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Any:
-                if "count" in renderer.tokenizer.decode(prompt_ids).partition("?")[2]:
+                text = renderer.tokenizer.decode(prompt_ids)
+                if "count" in text.partition("?")[2]:
+                    paused.append(text)
                     waiting.release()
                     await turns.wait()
                 return await super().generate(prompt_ids, sampling)
@@ -229,6 +233,13 @@ def test_a_node_that_goes_away_takes_its_rollouts_with_it_and_no_others(nodes: A
             for _ in range(6):
                 await waiting.acquire()
             await asyncio.to_thread(nodes.remove_node, third, allow_graceful=False)
+            said = "".join(paused)
+            places = [Path("/proc", pid) for pid in set(re.findall(r"\[(\d+), 1\]", said))]
+            assert len(places) == 3
+            deadline = time.monotonic() + 60.0
+            while all(place.exists() for place in places):  # a process outlives its node by a moment
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.05)
             turns.set()
             rollouts = (await group).rollouts
             later = (await runner.run_group(problem, 2, Sampling(max_tokens=1000), "again")).rollouts
@@ -236,7 +247,7 @@ def test_a_node_that_goes_away_takes_its_rollouts_with_it_and_no_others(nodes: A
 
     rollouts, later = asyncio.run(main())
     lost = [rollout for rollout in rollouts if rollout.error is not None]
-    assert len(lost) == 2
+    assert len(lost) == 2, [rollout.error for rollout in lost]
     assert all(rollout.reward is None and rollout.stop is Stop.ERROR for rollout in lost)
     assert all("was lost" in str(rollout.error) for rollout in lost)
     assert [rollout.reward for rollout in rollouts if rollout.error is None] == [1.0] * 4

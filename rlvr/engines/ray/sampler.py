@@ -39,6 +39,13 @@ class Whereabouts:
     pid: int
 
 
+def whereabouts() -> Whereabouts:
+    """Of the actor that this process is."""
+    import ray
+
+    return Whereabouts(ray.get_runtime_context().get_node_id(), os.getpid())
+
+
 class Sampler:
     """One copy. Every method runs in the actor's own event loop."""
 
@@ -57,9 +64,7 @@ class Sampler:
 
     async def whereabouts(self) -> Whereabouts:
         """Answered as soon as the actor is ready."""
-        import ray
-
-        return Whereabouts(ray.get_runtime_context().get_node_id(), os.getpid())
+        return whereabouts()
 
     async def load(self, weights: bytes, version: str) -> None:
         """Take over weights in safetensors format; the engine is made with the first ones, and checks itself against them."""
@@ -78,6 +83,10 @@ class Sampler:
         else:
             self._engine.take_weights(self._engine.policy_version + 1)
         self._version = version
+
+    async def version(self) -> str:
+        """The name of the weights that it has; empty before the first ones."""
+        return self._version
 
     async def draw(self, request: Request) -> Draw:
         if self._engine is None:

@@ -11,13 +11,13 @@ from rlvr.engines.base import WeightUpdate
 from rlvr.engines.ranks import Ranks, leader_here
 from rlvr.engines.replicated import ReplicatedEngine
 from rlvr.engines.shards import device_of, is_sharded, plain_type
-from rlvr.engines.vllm.local import LocalReplica, LocalSetup
+from rlvr.engines.vllm.local import LocalReplica, LocalSetup, kv_bytes, save_folder
 from rlvr.engines.vllm.pool import Replica
 from rlvr.engines.vllm.request import Weights
 from rlvr.engines.vllm.servers import Expected, ServerReplica, SharedServer, addresses
 from rlvr.engines.vllm.transfer import TRAINER_SIDES
 from rlvr.engines.vllm.weights import WeightsFolder, checkpoint_tensors
-from rlvr.errors import ConfigError, EngineError, boundary
+from rlvr.errors import ConfigError
 from rlvr.types import JSON
 
 _PAUSE_S = 1.0  # Ctrl-C ends vLLM's processes, too, a moment before the run is closed: those must not be started again
@@ -119,12 +119,7 @@ class VllmEngine(ReplicatedEngine):
     def _local(self, tokenizer: Any, max_rows: int, own: VllmSettings, arguments: dict[str, JSON]) -> Replica:
         folder = self._folder.path / "model"
         base = self._model.get_base_model() if hasattr(self._model, "get_base_model") else self._model
-        with boundary(EngineError, f"writing the model's config for vLLM to {folder}"):
-            config = type(base.config).from_dict(base.config.to_dict())
-            config.architectures = [plain_type(base).__name__]
-            config.save_pretrained(folder)
-            if tokenizer is not None:
-                tokenizer.save_pretrained(folder)
+        save_folder(folder, base.config, plain_type(base).__name__, tokenizer)
         device = device_of(self._model)
         setup = LocalSetup(
             folder=str(folder),
@@ -132,7 +127,7 @@ class VllmEngine(ReplicatedEngine):
             precision=self._precision,
             max_rows=max_rows,
             max_context=self.max_context,
-            kv_bytes=_kv_bytes(base.config, self._precision) * self.max_context,
+            kv_bytes=kv_bytes(base.config, self._precision) * self.max_context,
             has_tokenizer=tokenizer is not None,
             arguments=arguments,
             tensors=lambda: checkpoint_tensors(self._model, self._dtype),
@@ -175,10 +170,3 @@ def _check_route(own: VllmSettings, is_remote: bool, model: Any) -> None:  # noq
         raise ConfigError(
             f"engine.args.weights = {own.weights!r} is for vLLM on the trainer's own GPU, not for {where}; use file"
         )
-
-
-def _kv_bytes(config: Any, precision: str) -> int:
-    """Of one token in the cache: a key and a value in every layer."""
-    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return 2 * int(config.num_hidden_layers) * heads * width * (4 if precision == "fp32" else 2)
