@@ -78,8 +78,7 @@ def same(ours: list[Completion], theirs: list[Completion]) -> None:
 
 def test_actors_on_both_nodes_draw_what_the_native_engine_draws(engine: RayEngine, cluster: Any) -> None:
     same(asyncio.run(answers(engine)), asyncio.run(answers(NativeEngine(engine._model, None))))
-    assert {place.node for place in engine.whereabouts} == {node["NodeID"] for node in cluster.nodes()}
-    assert len(cluster.nodes()) == 2
+    assert len({place.node for place in engine.whereabouts}) == 2
     assert engine.start_gap.mean < 1e-4
 
 

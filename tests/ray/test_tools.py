@@ -62,7 +62,7 @@ def test_calls_without_a_state_go_to_the_node_with_the_least_to_do(cluster: Any)
     async def work(box: Toolbox, pool: RayTools) -> None:
         assert box.specs == tuple(made.spec for made in tools_here(named("where")))  # type: ignore[union-attr]
         pids = await pool.pids()
-        assert len(pids) == len(cluster.nodes()) == 2
+        assert len(set(pids)) == 2
         found = await answers(box, box.open_scope(), *[("where", {})] * 20)
         assert set(found) == set(pids)
         assert os.getpid() not in found
