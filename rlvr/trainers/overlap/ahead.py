@@ -48,8 +48,9 @@ class _Landed:
 
 @dataclass(frozen=True, slots=True)
 class _News:
-    """What one rank tells the others: which of its groups have landed, and whether its run was interrupted."""
+    """What one rank tells the others: what it has begun by itself, what has landed, and whether its run was interrupted."""
 
+    begun: tuple[tuple[int, _Draw], ...]
     landed: tuple[tuple[int, _Landed], ...]
     is_ending: bool
 
@@ -64,8 +65,8 @@ class AheadCollector(Collector):
 
     Several ranks keep one such queue: all know which groups there are, each samples those whose number is its own, and keeps
     them until their step. What has landed elsewhere becomes known while ranks wait for a step, several times a second, so that
-    all decide the same from the same; problems are drawn at such moments alone, and a group without signal that lands during an
-    update is replaced after it.
+    all decide the same from the same. Problems are drawn at such moments alone; where groups may have no signal, some more than
+    there is room for, with which each rank replaces its own during an update.
 
     What is in flight when a run is saved is sampled again with the same seeds; what has landed is in the checkpoint.
     """
@@ -99,6 +100,8 @@ class AheadCollector(Collector):
         self._landed: dict[int, _Landed] = {}
         self._fresh: dict[int, _Landed] = {}  # of this rank, which the others do not know of yet
         self._groups: dict[int, Group] = {}  # those of `_landed` and `_fresh` that this rank has sampled
+        self._spare: dict[int, Problem] = {}  # drawn, and asked for when a group turns out to have no signal
+        self._begun: dict[int, _Draw] = {}  # of `_spare`, by this rank; the others do not know of it yet
         self._written: dict[int, list[str]] = {}  # those of `_groups` as a checkpoint holds them
         self._starved: StarvedError | None = None
         self._broken: BaseException | None = None
@@ -159,20 +162,28 @@ class AheadCollector(Collector):
 
     def state_dict(self) -> dict[str, Any]:
         flights = [[serial, draw.problem.id, list(draw.seed_parts)] for serial, draw in self._flights.items()]
-        return {"serial": self._serial, "attempt": self._attempt, "flights": flights}
+        spare = [[serial, problem.id] for serial, problem in self._spare.items()]
+        return {"serial": self._serial, "attempt": self._attempt, "flights": flights, "spare": spare}
 
     def own_state(self) -> dict[str, Any]:
         for serial, group in self._groups.items():
             if serial not in self._written:  # a loop asks after every step, and a group may wait for several
                 self._written[serial] = [json.dumps(rollout_to_json(rollout)) for rollout in group.rollouts]
         known = {**self._landed, **self._fresh}
-        return {"landed": [[serial, known[serial].born, known[serial].drop, self._written[serial]] for serial in self._groups]}
+        begun = [[serial, draw.problem.id, list(draw.seed_parts)] for serial, draw in self._begun.items()]
+        return {
+            "begun": begun,
+            "landed": [[serial, known[serial].born, known[serial].drop, self._written[serial]] for serial in self._groups],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], parts: Sequence[Mapping[str, Any]] = ()) -> None:
         """What was in flight begins anew, with the weights of now. There may be other ranks than there were."""
         self._serial, self._attempt = state["serial"], state["attempt"]
-        for serial, problem_id, seed_parts in state["flights"]:
+        self._spare = {serial: self._problems[problem_id] for serial, problem_id in state.get("spare", ())}
+        begun = [row for part in parts for row in part.get("begun", ())]
+        for serial, problem_id, seed_parts in [*state["flights"], *begun]:
             self._flights[serial] = _Draw(self._problems[problem_id], tuple(seed_parts), self._version)
+            self._spare.pop(serial, None)
         for part in (state, *parts):
             for serial, born, drop, rows in part.get("landed", ()):
                 rollouts = tuple(rollout_from_json(json.loads(row)) for row in rows)
@@ -200,6 +211,27 @@ class AheadCollector(Collector):
                 self._flights[self._serial] = _Draw(problem, (*parts, *repeat), self._version)
                 self._fly(self._serial)
                 self._serial += 1
+        self._put_aside()
+
+    def _put_aside(self) -> None:
+        """Draw as many problems more as a step has, for the ranks to replace groups with."""
+        missing = self._wanted - len(self._spare)
+        if self._world.size == 1 or not self._drops or self._starved is not None or missing <= 0:
+            return
+        with contextlib.suppress(StarvedError):  # what is asked for already comes first
+            for problem in self._curriculum.next(missing, self._version):
+                self._spare[self._serial] = problem
+                self._serial += 1
+
+    def _replace(self) -> None:
+        """Begin one of this rank's spare problems, unless a step has had its refills."""
+        own = [serial for serial in self._spare if self._is_own(serial) and serial not in self._begun]
+        known = (*self._landed.values(), *self._fresh.values())
+        dropped = sum(one.drop is not None for one in known)
+        if own and not self._is_held and dropped <= self._wanted * self._recipe.rollout.max_refills:
+            parts = ("rollout", self._recipe.seed, self._version, "spare", own[0])  # no other draw has this number
+            self._begun[own[0]] = _Draw(self._spare[own[0]], parts, self._version)
+            self._fly(own[0])
 
     def _room(self) -> int:
         if self._is_held or self._broken is not None:
@@ -222,12 +254,14 @@ class AheadCollector(Collector):
         task.add_done_callback(lambda done: self._land(serial, done))
 
     async def _sampled(self, serial: int) -> None:
-        draw, begun = self._flights[serial], self._timeline.clock()
+        draw, begun = self._begun.get(serial) or self._flights[serial], self._timeline.clock()
         group = await self._group(draw.problem, *draw.seed_parts)
         drops: Counter[str] = Counter()
         self._has_use(group, self._algorithm.at_step(self._taken), drops)
         self._groups[serial] = group
         self._fresh[serial] = _Landed(draw.born, oldest_version(group), next(iter(drops), None))
+        if drops:
+            self._replace()  # at once: the others are to hear of both together
         self._timeline.add(Lane.GENERATE, serial, begun)
 
     def _land(self, serial: int, done: asyncio.Task[None]) -> None:
@@ -256,9 +290,13 @@ class AheadCollector(Collector):
         """
         if self._world.size == 1:
             return
-        news = [_News(tuple(self._fresh.items()), self.is_ending)]
+        news = [_News(tuple(self._begun.items()), tuple(self._fresh.items()), self.is_ending)]
         told = await self._together(news)
         for one in told:
+            for serial, draw in one.begun:
+                self._flights[serial] = draw
+                self._spare.pop(serial, None)
+                self._begun.pop(serial, None)
             self._learn_of(dict(one.landed))
         if self._world.ends_anywhere([one.is_ending for one in told]):
             raise asyncio.CancelledError

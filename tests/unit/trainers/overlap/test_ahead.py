@@ -181,6 +181,79 @@ def test_ranks_agree_on_every_step_whatever_ends_where_and_each_samples_its_shar
     assert sum(len(one.groups) for one in first) <= len(asked)
 
 
+class Gated(Runner):
+    """The first two groups end at once. Those after them end without signal, when the gate opens; then all is as usual."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda name: 1)
+        self.gate = asyncio.Event()
+
+    async def run_group(self, problem: Problem, n: int, sampling: Sampling, *seed_parts: Any, first: int = 0) -> Group:
+        waits = len(self.asked) >= 2 and not self.gate.is_set()
+        found = await super().run_group(problem, n, sampling, *seed_parts, first=first)
+        if waits:
+            await self.gate.wait()
+            for rollout in found.rollouts:
+                rollout.verdicts, rollout.reward = {"v": Verdict.incorrect()}, 0.0
+        return found
+
+
+def test_a_group_without_signal_is_replaced_on_its_rank_while_all_update() -> None:
+    def work(world: World) -> tuple[list[tuple[str, tuple[Any, ...]]], list[Collected]]:
+        runner = Gated()
+        collector = make(runner, staleness=1, steps=4, world=world)
+
+        async def main() -> tuple[list[tuple[str, tuple[Any, ...]]], list[Collected]]:
+            found = [await collector.collect(0)]
+            assert len(runner.asked) == 4
+            runner.gate.set()
+            for _ in range(30):
+                await asyncio.sleep(0)  # an update; no rank hears of another
+            asked = runner.asked[4:]
+            runner.version = 1
+            collector.arrived(1)
+            found += await train(collector, runner, range(1, 4), lambda step: 20)
+            return asked, found
+
+        return asyncio.run(main())
+
+    (asked, found), (other_asked, other_found) = on_ranks(2, work)
+    assert all("spare" in parts for _, parts in asked + other_asked)
+    assert (len(asked), len(other_asked)) == (2, 2)
+    assert picture(found) == picture(other_found)
+    assert [len(one.kept) for one in found] == [4] * 4
+    assert [one.dropped for one in found] == [0, 4, 0, 0]
+
+
+def test_refills_of_ranks_are_bounded_and_a_curriculum_that_ends_ends_all_of_them() -> None:
+    class Ends(Uniform):
+        def next(self, count: int, step: int) -> list[Problem]:
+            if self._drawn >= 30:
+                raise StarvedError("nothing left", is_solved=True)
+            return super().next(min(count, 30 - self._drawn), step)
+
+    def work(world: World) -> tuple[list[int], int]:
+        runner = Runner(lambda name: 2, has_signal=lambda name: rng(name).random() < 0.3)
+        rates = SolveRates((problem.id for problem in PROBLEMS), half_life=50.0)
+        ends = Ends(Course(PROBLEMS, rates, 2, 30))
+        collector = make(runner, staleness=1, steps=30, curriculum=ends, world=world, max_refills=2)
+        sizes: list[int] = []
+
+        async def main() -> None:
+            for step in range(30):
+                found = await train(collector, runner, range(step, step + 1), lambda step: 3)
+                sizes.append(len(found[0].kept))
+
+        with pytest.raises(StarvedError, match="nothing left"):
+            asyncio.run(main())
+        return sizes, len(runner.asked)
+
+    (sizes, asked), (others, theirs) = on_ranks(2, work)
+    assert sizes == others
+    assert 0 < sum(sizes) <= 12
+    assert asked + theirs <= 30
+
+
 def test_a_run_that_is_interrupted_on_one_rank_ends_on_all_of_them_and_is_saved_for_any_number_of_ranks() -> None:
     def work(world: World) -> tuple[dict[str, Any], dict[str, Any], Any]:
         endless: list[bool] = []
