@@ -156,14 +156,15 @@ class ToolReference:
 
 
 class MakeTools(Protocol):
-    """Makes the tools that a recipe names, here or elsewhere.
+    """Makes the tools that a recipe names, here or elsewhere."""
 
-    Raises:
-        PluginError: no such plugin, or it is no tool.
-        ConfigError: a setting that it does not have, or refuses.
-    """
-
-    def __call__(self, references: Sequence[ToolReference]) -> Sequence[Tool | Toolkit]: ...
+    def __call__(self, references: Sequence[ToolReference]) -> Sequence[Tool | Toolkit]:
+        """
+        Raises:
+            PluginError: no such plugin, or it is no tool.
+            ConfigError: a setting that it does not have, or refuses.
+        """
+        ...
 
 
 def tools_here(references: Sequence[ToolReference]) -> Sequence[Tool | Toolkit]:
