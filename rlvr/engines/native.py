@@ -19,6 +19,7 @@ from rlvr.engines.shards import device_of, shape_of
 from rlvr.engines.stops import StopFinder
 from rlvr.engines.threads import decoding_threads, threads
 from rlvr.errors import EngineError, boundary
+from rlvr.progress import PROGRESS
 from rlvr.types import Completion, FinishReason, Sampling
 
 _KEPT_BYTES = 2**28  # of cache, between one burst of requests and the next
@@ -169,6 +170,7 @@ class NativeEngine:
                 doing = f"generating, with {len(self._rows)} rows and {len(self._waiting)} requests waiting"
                 with boundary(EngineError, doing), within_memory(EngineError, doing, self._smaller()):
                     self._step()
+                PROGRESS.made()
                 await asyncio.sleep(0)
             if self._decoder.held_bytes() > _KEPT_BYTES:
                 self._decoder.clear()

@@ -21,6 +21,7 @@ from rlvr.engines.vllm.pool import Pool, Replica
 from rlvr.engines.vllm.request import Draw, Request, Weights
 from rlvr.engines.vllm.thread import LoopThread
 from rlvr.errors import EngineError
+from rlvr.progress import PROGRESS
 from rlvr.types import Completion, Sampling
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -166,7 +167,8 @@ class ReplicatedEngine(ABC):
         version = self._version
         self._in_flight += 1
         try:
-            draw = await self._thread.hand_over(self._pool.draw(request))
+            with PROGRESS.uncounted():  # the instances are watched by the pool
+                draw = await self._thread.hand_over(self._pool.draw(request))
         finally:
             self._in_flight -= 1
         self._probes.remember(prompt, draw.token_ids)

@@ -12,6 +12,7 @@ from rlvr.envs.base import Env, Opening, Reply
 from rlvr.envs.dialogue import ChatDialogue, ChatEngine, Dialogue, TokenDialogue
 from rlvr.envs.renderer import Renderer
 from rlvr.errors import ConfigError, ContextFullError, RolloutError, boundary
+from rlvr.progress import PROGRESS
 from rlvr.seeding import Part, seed
 from rlvr.types import Engine, FinishReason, Group, Problem, Rollout, Sampling, Stop, Turn
 
@@ -80,6 +81,7 @@ class RolloutRunner:
             rollout.error = str(error)
             rollout.stop = Stop.ERROR
         await self._grader.grade(rollout)
+        PROGRESS.made()
         return rollout
 
     async def _converse(self, env: Env, rollout: Rollout, sampling: Sampling, seed_parts: tuple[Part, ...]) -> Stop:
@@ -103,6 +105,7 @@ class RolloutRunner:
                     raise
                 return Stop.LENGTH  # the conversation outgrew the model: its fault, or nobody's
             rollout.turns.append(turn)
+            PROGRESS.made()
             if turn.completion.finish_reason is FinishReason.ABORT:
                 raise RolloutError(f"the engine aborted turn {turn_index + 1}")
             if turn.completion.finish_reason is FinishReason.LENGTH:

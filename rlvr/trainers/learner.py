@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from rlvr.config import RunConfig
+from rlvr.progress import PROGRESS
 from rlvr.trainers.algorithms import Algorithm
 from rlvr.trainers.batch import build_batch, fill_advantages, minibatches
 from rlvr.trainers.loss import LossParts, LossSums, token_losses
@@ -128,6 +129,7 @@ class Learner:
             for rows in own:
                 part = score(rows)
                 values[rows, : part.shape[1]] = part.cpu()
+                PROGRESS.made()
         if self._policy.is_sharded and len(own) * world.size < len(parts):
             score(parts[0])  # the others have one more, and need this rank's part of the weights
         return world.sum(values)

@@ -24,6 +24,7 @@ from rlvr.envs.tasks import Task, load_task
 from rlvr.errors import CheckpointError, ConfigError, boundary
 from rlvr.evaluation.observer import Observer, SilentObserver
 from rlvr.evaluation.report import write_report
+from rlvr.progress import PROGRESS
 from rlvr.trainers.algorithms import Algorithm, build
 from rlvr.trainers.model.distributed import World, join_world, watched
 from rlvr.trainers.model.lora import check_adapter, with_adapter
@@ -156,7 +157,7 @@ def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: boo
     check_adapter(recipe.load)
     problems = training_problems(recipe, task) if isinstance(recipe, RunConfig) else []
     parallel = parallel_of(recipe.load.parallel)
-    joined = join_world(recipe.load.device, timeout_s=parallel.timeout_s, join_s=parallel.join_s)
+    joined = join_world(recipe.load.device, join_s=parallel.join_s)
     if not joined.is_main:
         observer = SilentObserver()
     elif is_new:
@@ -167,13 +168,14 @@ def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: boo
         if world.is_main and not is_new:
             stack.enter_context(locked(folder.path))
             began -= folder.spent_s()
-        session = _session(recipe, task, folder, world, observer, began=began, is_new=is_new)
-        run = _prepare(session, recipe, task, problems, algorithm, observer)
-        # Last of all checks, so that a run that cannot start leaves nothing behind.
-        if world.is_main and is_new:
-            stack.enter_context(locked(folder.path))
-            RunFolder.create(folder.path, _with_threads(recipe))
-        world.wait()
+        with PROGRESS.uncounted():
+            session = _session(recipe, task, folder, world, observer, began=began, is_new=is_new)
+            run = _prepare(session, recipe, task, problems, algorithm, observer)
+            # Last of all checks, so that a run that cannot start leaves nothing behind.
+            if world.is_main and is_new:
+                stack.enter_context(locked(folder.path))
+                RunFolder.create(folder.path, _with_threads(recipe))
+        world.wait("waiting for all ranks to be ready")
         try:
             _run_interruptibly(run, world)
         except KeyboardInterrupt:

@@ -25,6 +25,7 @@ from rlvr.engines.threads import shares
 from rlvr.engines.vllm.gap import LIMITS, Gap
 from rlvr.engines.vllm.weights import WeightsFolder, merged_tensors
 from rlvr.errors import EngineError, boundary
+from rlvr.progress import PROGRESS
 from rlvr.types import Completion, Sampling
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -152,7 +153,8 @@ class AsideEngine:
         number, answer = self._link.ask(request_row(prompt, sampling, is_urgent=False))
         self._in_flight += 1
         try:
-            completion = completion_of(await asyncio.wrap_future(answer))
+            with PROGRESS.uncounted():  # the process is watched by the link
+                completion = completion_of(await asyncio.wrap_future(answer))
         except asyncio.CancelledError:
             self._link.forget(number)
             raise

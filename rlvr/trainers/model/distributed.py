@@ -23,6 +23,7 @@ from rlvr.errors import ConfigError, RlvrError, TrainingError, boundary
 from rlvr.trainers.model.watch import Watch
 
 T = TypeVar("T")
+_FOREVER = timedelta(days=30)
 
 
 class _CollectiveError(RlvrError):
@@ -188,10 +189,8 @@ def watched(world: World, *, timeout_s: float, advice: str) -> Iterator[World]:
         watch.close(failure)
 
 
-def join_world(device: str = "auto", *, timeout_s: float = 7200.0, join_s: float = 60.0) -> World:
-    """Join the processes that a launcher (`torchrun`, `accelerate launch`) started; a single process otherwise.
-
-    Ranks wait for each other during generation and evaluation for `timeout_s` at most, and at the start for `join_s`.
+def join_world(device: str = "auto", *, join_s: float = 60.0) -> World:
+    """Join the processes that a launcher (`torchrun`, `accelerate launch`) started, within `join_s`; a single process otherwise.
 
     Raises:
         ConfigError: the launcher promised several processes, but they did not find each other.
@@ -203,7 +202,7 @@ def join_world(device: str = "auto", *, timeout_s: float = 7200.0, join_s: float
     has_gpu = device != "cpu" and torch.cuda.is_available()
     own = _own_gpu() if has_gpu else torch.device("cpu")
     if not dist.is_initialized():
-        _join(expected, "cpu:gloo,cuda:nccl" if has_gpu else "gloo", timeout_s, join_s)
+        _join(expected, "cpu:gloo,cuda:nccl" if has_gpu else "gloo", join_s)
     if dist.get_world_size() != expected:
         raise ConfigError(
             f"the launcher set WORLD_SIZE={expected}, but {dist.get_world_size()} process(es) joined; "
@@ -233,7 +232,7 @@ def _own_gpu() -> torch.device:
     return torch.device("cuda", place)
 
 
-def _join(expected: int, backend: str, timeout_s: float, join_s: float) -> None:
+def _join(expected: int, backend: str, join_s: float) -> None:
     missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
     if missing:
         raise ConfigError(
@@ -252,5 +251,5 @@ def _join(expected: int, backend: str, timeout_s: float, join_s: float) -> None:
         absent = [str(other) for other, key in enumerate(keys) if not store.check([key])]
         raise ConfigError(f"{doing}: rank {', '.join(absent)} is missing; look at its output, or start it") from None
     with boundary(ConfigError, f"the {expected} processes do not reach each other over {backend}"):
-        # Our own watch speaks first; this is for what it cannot see.
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timedelta(seconds=timeout_s + 120))
+        # How long an operation may wait for a rank is our own watch's to say, which knows whether that rank still moves.
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_FOREVER)

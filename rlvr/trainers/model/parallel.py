@@ -31,7 +31,7 @@ class Parallel:
     way: Way = Way.DDP
     stage: int = 2  # deepspeed
     offload: bool = False  # what lies in parts lies in the machine's memory, not the GPU's
-    timeout_s: float = 7200.0  # a rank waits no longer for the others, whatever they are doing
+    timeout_s: float = 900.0  # so long nothing moves on any rank while one waits for the others: longer than a tool may take
     join_s: float = 60.0  # within which all processes have to come
 
     @property

@@ -14,6 +14,7 @@ from torch import Tensor
 from rlvr.config import OptimConfig
 from rlvr.engines.memory import within_memory
 from rlvr.errors import TrainingError
+from rlvr.progress import PROGRESS
 from rlvr.trainers.model.distributed import World
 from rlvr.trainers.model.moments import Moments, MomentsInParts
 from rlvr.trainers.model.optimizer import adamw, clip_gradients, learning_rate, schedule_factor
@@ -151,6 +152,7 @@ class Updater:
                 loss = compute()
                 self._stepper.backward(loss, is_last=index + 1 == len(own))
                 total += loss.item()
+                PROGRESS.made()
         total = self._world.sum(torch.tensor(total, device=self._world.device)).item()
         lr = self.peak_lr * schedule_factor(self._settings, step, self._steps)
         with self._together(step), enough_memory(f"taking the optimizer's step {step + 1}", self._settings):

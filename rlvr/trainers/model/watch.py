@@ -2,7 +2,8 @@
 
 A collective operation says nothing of that: NCCL waits, and gloo says that a connection was closed. So every rank keeps a
 connection to rank 0 beside the collectives. The kernel closes it when a process ends, however it ends, and probes it where a
-whole machine is gone. What goes over it are lines of JSON that say what a rank is doing, never objects.
+whole machine is gone. What goes over it are lines of JSON that say what a rank is doing, and that it has done more of it: the
+work itself counts that (`rlvr.progress`), so that a rank whose work hangs falls silent, though its watching thread goes on.
 """
 
 from __future__ import annotations
@@ -19,12 +20,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlvr.errors import ConfigError, boundary
+from rlvr.progress import PROGRESS, Progress
 
 _PROBE_S = 5  # a machine that does not answer three probes is gone
 _TICK_S = 0.5
+_BEAT_S = 5.0
 _GRACE_S = 10.0  # for a rank to end in order after another was lost; then it is ended
 _EXIT_CODE = 3
 _LONGEST_LINE = 1 << 16
+_UNCOUNTED_S = 7200.0  # for what takes minutes in one piece: a model is loaded, a server generates
 BUSY = "its own work"
 
 
@@ -44,6 +48,8 @@ class _Member:
     name: str
     doing: str = BUSY
     since: float = field(default_factory=time.monotonic)
+    moved: float = field(default_factory=time.monotonic)  # when it last did something
+    is_uncounted: bool = False  # and need not for a while
 
 
 class _Line:
@@ -82,16 +88,19 @@ class _Line:
 class Watch:
     """One rank's part in watching all. `lost` says which rank is gone and why; None as long as all are there.
 
-    Who is in `begin`..`end` for more than `timeout_s` counts as lost, too. `advice` ends every message; `on_lost` is called once,
-    on the watching thread. A rank that has not ended `_GRACE_S` later, because it hangs in a collective, is ended.
+    Where a rank is in `begin`..`end` and nothing moves on any of them for `timeout_s`, one that the others wait for is lost, too.
+    `advice` ends every message; `on_lost` is called once, on the watching thread. A rank that has not ended `_GRACE_S` later,
+    because it hangs in a collective, is ended.
     """
 
-    def __init__(self, rank: int, size: int, *, timeout_s: float) -> None:
+    def __init__(self, rank: int, size: int, *, timeout_s: float, progress: Progress = PROGRESS) -> None:
         self.lost: str | None = None
         self.advice = ""
         self.ends_together = False  # all ranks know that they were interrupted: one that leaves first is not lost
         self.on_lost: Callable[[], object] | None = None
         self._rank, self._size, self._timeout_s = rank, size, timeout_s
+        self._progress, self._seen = progress, (progress.count, False)
+        self._seen_at = time.monotonic()
         self._lines: dict[int, _Line] = {}
         self._members = {rank: _Member(_own_name(rank))}
         self._found = threading.Event()
@@ -153,9 +162,26 @@ class Watch:
 
     def _say(self, doing: str) -> None:
         own = self._members[self._rank]
-        own.doing, own.since = doing, time.monotonic()
-        if self._rank:
-            self._lines[0].send({"doing": doing})
+        own.doing = doing
+        own.since = own.moved = time.monotonic()
+        self._tell({"doing": doing})
+
+    def _look_at_own_work(self) -> None:
+        """Tell rank 0 that this rank has done more, now and then."""
+        now, found = time.monotonic(), (self._progress.count, self._progress.is_uncounted)
+        is_news = found[1] != self._seen[1] or (found != self._seen and now - self._seen_at >= min(_BEAT_S, self._timeout_s / 10))
+        if not is_news:
+            return
+        self._seen, self._seen_at = found, now
+        own = self._members[self._rank]
+        own.moved, own.is_uncounted = now, found[1]
+        self._tell({"uncounted": found[1]})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        """Rank 0, unless this is it, or it has ended well already."""
+        line = self._lines.get(0)
+        if line is not None:
+            line.send(message)
 
     def _serve(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -169,6 +195,7 @@ class Watch:
                         self._admit(selector)
                     else:
                         self._read(selector, *key.data)
+                self._look_at_own_work()
                 if self._rank == 0:
                     self._look_at_the_clock()
         if self.lost and not self._closing:
@@ -196,7 +223,11 @@ class Watch:
                 if rank < 0:
                     return
             elif "doing" in message:
-                self._members[rank].doing, self._members[rank].since = str(message["doing"]), time.monotonic()
+                member = self._members[rank]
+                member.doing = str(message["doing"])
+                member.since = member.moved = time.monotonic()
+            elif "uncounted" in message:
+                self._members[rank].moved, self._members[rank].is_uncounted = time.monotonic(), bool(message["uncounted"])
             elif "lost" in message:
                 self._lose(str(message["lost"]), is_whole=True)
             elif "left" in message:
@@ -217,16 +248,23 @@ class Watch:
         return rank
 
     def _look_at_the_clock(self) -> None:
-        now = time.monotonic()
-        waiting = [member for member in self._members.values() if member.doing != BUSY]
-        first = min(waiting, key=lambda member: member.since, default=None)
-        if first is None or now - first.since <= self._timeout_s:
+        now, members = time.monotonic(), list(self._members.values())
+        first = min((member for member in members if member.doing != BUSY), key=lambda member: member.since, default=None)
+        if first is None:
             return
-        missing = [member for member in self._members.values() if member.doing != first.doing]
-        late = "; ".join(f"{member.name} is at: {member.doing}, for {now - member.since:.0f} s" for member in missing[:4])
+        still_s = now - max(member.moved for member in members)
+        limit_s = max(self._timeout_s, _UNCOUNTED_S) if any(member.is_uncounted for member in members) else self._timeout_s
+        if still_s <= limit_s:
+            return
+        missing = [member for member in members if member.doing != first.doing]
+        late = "; ".join(
+            f"{member.name} is at: {member.doing}, and did nothing more for {now - member.moved:.0f} s" for member in missing[:4]
+        )
+        stopped = min(members, key=lambda member: member.moved)
+        together = f"All ranks are there: the network between them is stuck, or {stopped.name}, which stopped first"
         self._lose(
-            f"{first.name} has been at '{first.doing}' for {now - first.since:.0f} s (load.parallel.timeout_s = "
-            f"{self._timeout_s:g}). {late or 'All ranks are there, so the network between them is stuck'}"
+            f"{first.name} has been at '{first.doing}' for {now - first.since:.0f} s, and nothing moved on any rank for "
+            f"{still_s:.0f} s (load.parallel.timeout_s = {self._timeout_s:g}). {late or together}"
         )
 
     def _lose(self, what: str, *, is_whole: bool = False) -> None:

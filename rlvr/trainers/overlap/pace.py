@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from rlvr.engines.base import PushedEngine, TrainableEngine, WeightUpdate
+from rlvr.progress import PROGRESS
 from rlvr.trainers.model.distributed import World
 from rlvr.trainers.overlap.ahead import AheadCollector
 from rlvr.trainers.overlap.beside import beside
@@ -69,7 +70,8 @@ class InTurn:
         return work()
 
     async def hand_over(self) -> WeightUpdate | None:
-        return self._engine.update_weights()
+        with PROGRESS.uncounted():
+            return self._engine.update_weights()
 
     def metrics(self, found: Collected, times: StepTimes) -> dict[str, Any]:
         return {
@@ -124,9 +126,11 @@ class AtTheSameTime:
         began = self._timeline.clock()
         updated: WeightUpdate | None = None
         if isinstance(self._engine, PushedEngine):
-            updated = await self._in_thread(self._engine.push_weights)
+            with PROGRESS.uncounted():
+                updated = await self._in_thread(self._engine.push_weights)
         elif await self._is_drained():
-            updated = await self._in_thread(self._engine.update_weights)
+            with PROGRESS.uncounted():
+                updated = await self._in_thread(self._engine.update_weights)
         await self._agree()
         self._weights_s = self._timeline.clock() - began
         if not self.is_interrupted:

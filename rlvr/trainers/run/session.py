@@ -15,6 +15,7 @@ from rlvr.engines.load import LoadedModel
 from rlvr.engines.shards import gathered
 from rlvr.envs.renderer import Renderer
 from rlvr.evaluation.observer import Observer
+from rlvr.progress import PROGRESS
 from rlvr.trainers.model.distributed import World
 from rlvr.trainers.model.moments import MOMENTS
 from rlvr.trainers.model.parallel import Way, parallel_of
@@ -149,7 +150,12 @@ class Session:
         if self._saved_step == self.step:
             return
         parts = [part for found in self.world.gather_lists([self.own_state]) for part in found]
-        state: dict[str, Any] = {"step": self.step, "extra": self.extra_state, "parts": parts}
+        with PROGRESS.uncounted():
+            self._save({"step": self.step, "extra": self.extra_state, "parts": parts})
+        self.world.wait("waiting for the checkpoint")
+        self._saved_step = self.step
+
+    def _save(self, state: dict[str, Any]) -> None:
         if self.updater.is_in_parts:
             self._save_in_parts(state)
         elif self.world.is_main:
@@ -157,8 +163,6 @@ class Session:
             save_checkpoint(
                 self.folder.checkpoints, self.step, self.loaded.model, self.tokenizer, state, keep=self.recipe.checkpoint.keep
             )
-        self.world.wait("waiting for the checkpoint")
-        self._saved_step = self.step
 
     def _save_in_parts(self, state: dict[str, Any]) -> None:
         """Every rank writes its moments; the first gathers the weights, one tensor at a time, and makes it a checkpoint."""

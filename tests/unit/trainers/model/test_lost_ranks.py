@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -102,14 +104,15 @@ def test_accelerate_launch_starts_all_processes_or_is_found_out(tmp_path: Path, 
 MEET = """
 import sys, time
 from rlvr.errors import EngineError, RlvrError
+from rlvr.progress import PROGRESS
 from rlvr.trainers.model.distributed import join_world, watched
 
 try:
-    joined = join_world("cpu", timeout_s=2.0, join_s=2.0)
+    joined = join_world("cpu", join_s=2.0)
     with watched(joined, timeout_s=2.0, advice="Do this.") as world:
         world.wait()
         if world.rank:
-            {second}
+{second}
         with world.together("adding up gradients"):
             world.wait()
 except RlvrError as error:
@@ -122,7 +125,7 @@ except RlvrError as error:
 def meet(tmp_path: Path, ranks: Start) -> Start:
     def start(second: str, **environment: str) -> Any:
         script = tmp_path / "meet.py"
-        script.write_text(MEET.format(second=second))
+        script.write_text(MEET.format(second=textwrap.indent(textwrap.dedent(second), " " * 12)))
         return ranks(2, [str(script)], **environment)
 
     return start
@@ -136,15 +139,81 @@ def test_what_a_rank_failed_of_is_what_the_others_say(meet: Start) -> None:
     assert started.said(0).startswith("rank 1 (process ")
 
 
-def test_ranks_that_wait_too_long_end_and_say_for_whom_and_which_setting_that_is(meet: Start) -> None:
-    started = meet("time.sleep(60)")
+HANGS_AT_ONCE = "time.sleep(60)"
+HANGS_LATER = """
+    for _ in range(10):
+        time.sleep(0.3)
+        PROGRESS.made()
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("second", "waited_s"), [(HANGS_AT_ONCE, 2), (HANGS_LATER, 5)])
+def test_a_rank_that_does_nothing_more_is_named_after_the_time_that_is_set(meet: Start, second: str, waited_s: int) -> None:
+    started = meet(second)
     assert started.codes(timeout_s=30) == [3, 3]
     said = started.said(0)
-    assert "rank 0 (process " in said
-    assert "has been at 'waiting for all ranks' for 2 s (load.parallel.timeout_s = 2)" in said
-    assert "rank 1 (process " in said
-    assert "is at: its own work, for 2 s" in said
+    found = re.search(
+        r"rank 0 \(process \d+ on .*\) has been at 'waiting for all ranks' for (\d+) s, and nothing moved on any rank for "
+        r"(\d+) s \(load\.parallel\.timeout_s = 2\)\. rank 1 \(process \d+ on .*\) is at: its own work, and did nothing "
+        r"more for (\d+) s",
+        said,
+    )
+    assert found, said
+    waited, still, silent = map(int, found.groups())
+    assert waited >= waited_s
+    assert 2 <= still <= silent <= waited
     assert said.removeprefix("error: ").strip() == started.said(1).removeprefix("error: ").strip()
+
+
+WORKS = """
+    for _ in range(20):
+        time.sleep(0.3)
+        PROGRESS.made()
+"""
+LOADS = """
+    with PROGRESS.uncounted():
+        time.sleep(6)
+"""
+
+
+@pytest.mark.parametrize("second", [WORKS, LOADS])
+def test_a_rank_that_still_works_is_waited_for_beyond_that_time(meet: Start, second: str) -> None:
+    started = meet(second)
+    assert started.codes(timeout_s=30) == [0, 0], started.said(0) + started.said(1)
+
+
+HANGS = """
+import os, time
+from rlvr.types import Verdict
+from rlvr.verifiers.base import verifier
+
+SEEN = []
+
+
+@verifier("hangs", isolated=False)
+def hangs(problem, rollout):
+    SEEN.append(rollout)
+    if os.environ["RANK"] == "1" and len(SEEN) > 20:
+        time.sleep(600)
+    return Verdict.correct() if "7" in rollout.response else Verdict.incorrect()
+"""
+
+
+def test_a_training_rank_that_hangs_ends_the_run_and_is_named(tmp_path: Path, recipe: MakeRecipe, train_on: TrainOn) -> None:
+    (tmp_path / "hangs.py").write_text(HANGS)
+    asked = recipe(
+        steps=400,
+        verifiers=[{"name": f"{tmp_path / 'hangs.py'}:hangs"}],
+        checkpoint={"every": 1},
+        load={"parallel": {"name": "ddp", "timeout_s": 4}},
+    )
+    started = train_on(2, asked)
+    assert started.codes(timeout_s=100) == [3, 3]
+    said = started.said(0)
+    assert re.search(r"nothing moved on any rank for \d+ s \(load\.parallel\.timeout_s = 4\)\. rank 1 \(process", said), said
+    assert f"rlvr train --resume {tmp_path / 'run'}" in said
+    assert any((tmp_path / "run" / "checkpoints").glob("step-*"))
 
 
 def test_a_rank_that_never_comes_is_named_within_the_time_to_join(meet: Start) -> None:
