@@ -7,6 +7,7 @@ import random
 from typing import TypeAlias
 
 Part: TypeAlias = str | bytes | int | float | tuple["Part", ...] | None
+_COMMON = frozenset((str, int))
 
 
 def seed(*parts: Part) -> int:
@@ -20,13 +21,13 @@ def seed(*parts: Part) -> int:
     >>> seed("a", "bc") == seed("ab", "c")
     False
     """
-    digest = hashlib.blake2b(digest_size=8)
+    pieces: list[bytes] = []
     for part in parts:
-        _check(part)
+        if type(part) not in _COMMON:
+            _check(part)
         text = repr(part).encode()
-        digest.update(len(text).to_bytes(8, "little"))
-        digest.update(text)
-    return int.from_bytes(digest.digest(), "little") >> 1
+        pieces += (len(text).to_bytes(8, "little"), text)
+    return int.from_bytes(hashlib.blake2b(b"".join(pieces), digest_size=8).digest(), "little") >> 1
 
 
 def rng(*parts: Part) -> random.Random:

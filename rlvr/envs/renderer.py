@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -57,6 +58,7 @@ class Renderer:
             except OSError as error:
                 raise ConfigError(f"template = {template!r} is neither 'auto', 'chat', 'plain' nor a readable file") from error
         self.name = template
+        self._prompt_ids = lru_cache(maxsize=64)(self._encoded)  # a group's rollouts ask for the same prompt, one after another
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -75,7 +77,9 @@ class Renderer:
         Raises:
             ConfigError: the chat template refuses the conversation.
         """
-        text = self._text(messages, tools)
+        return self._prompt_ids(self._text(messages, tools))
+
+    def _encoded(self, text: str) -> tuple[int, ...]:
         if self.name != "plain":  # a template writes its own BOS; the tokenizer must not add a second one
             return tuple(self._tokenizer.encode(text, add_special_tokens=False))
         tokens = tuple(self._tokenizer.encode(text, add_special_tokens=True))

@@ -38,7 +38,7 @@ from rlvr.trainers.correction import STALE, Correction, Stale, StaleName, for_st
 from rlvr.trainers.kl import ESTIMATORS, K3, KlEstimator
 from rlvr.trainers.objectives import Clipped, Objective, Reinforce, SequenceClipped, StopGradRatio
 from rlvr.trainers.preset_parts import Aggregation, Normalization, aggregated, chosen, corrected, plain_or_clipped, score
-from rlvr.trainers.shaping.base import Identity, KeepAll, KeepGroup, LossFilter, MixedOutcomes, OverlongPenalty, Shape
+from rlvr.trainers.shaping.base import Identity, KeepAll, KeepGroup, MixedOutcomes, OverlongPenalty, Shape, is_in_loss
 from rlvr.types import Rollout
 
 Kl = Literal["k1", "k2", "k3"]
@@ -154,7 +154,7 @@ class Algorithm:
 
     def in_loss(self, rollout: Rollout) -> bool:
         """Whether a rollout's tokens are learned from; its reward may be compared with others in any case."""
-        return self.shape.in_loss(rollout) if isinstance(self.shape, LossFilter) else True
+        return is_in_loss(self.shape, rollout)
 
 
 def _bind(part: P, *, max_tokens: int) -> P:

@@ -6,6 +6,7 @@ import math
 import re
 import unicodedata
 from fractions import Fraction
+from functools import lru_cache
 
 from rlvr.types import JSON, Problem, Rollout, Verdict
 from rlvr.verifiers.base import verifier
@@ -80,7 +81,10 @@ def gold_number(answer: JSON) -> Number | None:
         return None
     if isinstance(answer, int):
         return Number(Fraction(answer))
-    return parse_number(str(answer)) if isinstance(answer, (str, float)) else None
+    return _parsed(str(answer)) if isinstance(answer, (str, float)) else None
+
+
+_parsed = lru_cache(maxsize=256)(parse_number)  # every rollout of a group has the same gold answer
 
 
 def number_within(text: str) -> Number | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from rlvr.errors import ContextFullError, EngineError
@@ -34,7 +34,7 @@ def line(row: Mapping[str, JSON]) -> bytes:
 
 
 def request_row(prompt: tuple[int, ...], sampling: Sampling, *, is_urgent: bool) -> dict[str, JSON]:
-    return {"prompt": prompt, "sampling": asdict(sampling), "urgent": is_urgent}
+    return {"prompt": prompt, "sampling": {name: getattr(sampling, name) for name in Sampling.__slots__}, "urgent": is_urgent}
 
 
 def sampling_of(row: Mapping[str, Any]) -> Sampling:

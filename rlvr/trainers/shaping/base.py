@@ -41,6 +41,12 @@ class LossFilter(Protocol):
         ...
 
 
+def is_in_loss(shape: Shape, rollout: Rollout) -> bool:
+    """What the shape says of the rollout; yes, where it is no `LossFilter`."""
+    in_loss = getattr(shape, "in_loss", None)  # asked for every rollout, and isinstance with a protocol is slow
+    return in_loss is None or bool(in_loss(rollout))
+
+
 class KeepGroup(Protocol):
     """Which groups an update takes; a run replaces the others."""
 

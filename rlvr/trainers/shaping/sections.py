@@ -12,7 +12,7 @@ from rlvr.errors import PluginError
 from rlvr.registry import resolve
 from rlvr.trainers.algorithms import Algorithm, BoundToLength, BoundToStep
 from rlvr.trainers.arguments import checked_arguments
-from rlvr.trainers.shaping.base import Identity, LossFilter, Shape
+from rlvr.trainers.shaping.base import Identity, Shape, is_in_loss
 from rlvr.types import Group, Rollout
 
 
@@ -36,7 +36,7 @@ class Shapes:
         return Shapes(tuple(part.at_step(step) if isinstance(part, BoundToStep) else part for part in self.parts))
 
     def in_loss(self, rollout: Rollout, /) -> bool:
-        return all(part.in_loss(rollout) for part in self.parts if isinstance(part, LossFilter))
+        return all(is_in_loss(part, rollout) for part in self.parts)
 
     @property
     def formula(self) -> str:
