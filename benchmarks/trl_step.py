@@ -7,9 +7,13 @@ lengths (at most 128 new tokens) and settings (GRPO, group mean and std, clip 0.
 update of 64 completions a step, fp32). Each side runs in a process of its own, in turns; a step is timed from the end of
 the one before it to its own end, so generation, reward, update and bookkeeping all count. The first step is not counted.
 
-Three lengths, by how likely the model is to end its response at each token, which is a constant of its weights: `random` (as
-likely as any other token, what random weights do by themselves: about half of the limit on average), `skewed` (1/40: most are
-short, a few run to the limit) and `full` (never: 128 tokens each).
+Three lengths, which are a property of the model's weights (`length_models.py`): `random` (each token ends a response as likely as
+it is any other character, what random weights do by themselves: about half of the limit on average), `skewed` (log-normal with a
+mean of a quarter of the limit: most are short, a few run to the limit) and `full` (never: 128 tokens each).
+
+Each side may use `--threads` cores: ours with as many processes that generate with one thread each (`engine.args.processes`), and
+an update with that many threads; TRL with that many threads for both. Memory is the largest sum over the side's processes of what
+each has for itself and its share of what they have in common (PSS), looked at four times a second.
 
 Completions are counted per second of wall time and per second of CPU time (the fairer one on a busy machine), both over the
 median step; a ratio is the median over rounds of ours / TRL's, each of the same round.
@@ -19,23 +23,27 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import resource
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+from length_models import ALPHABET, geometric, log_normal, mean_length, write_model
+
 from rlvr import Problem, Rollout, Verdict, verifier
 
 MAX_TOKENS = 128
-ALPHABET = "0123456789+-*=?abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ.,;:!()[]<> \n"
-LENGTHS = {"random": 1 / (len(ALPHABET) + 2), "skewed": 1 / 40, "full": 0.0}  # probability of ending at each token
-HIDDEN = 128
+LENGTHS = {  # how likely a response ends at each token
+    "random": geometric(1 / (len(ALPHABET) + 2), MAX_TOKENS),
+    "skewed": log_normal(MAX_TOKENS / 4, MAX_TOKENS),
+    "full": geometric(0.0, MAX_TOKENS),
+}
+LOOK_S = 0.25
 
 
 def share_of_digits(text: str) -> float:
@@ -60,53 +68,10 @@ def write_inputs(folder: Path, prompts: int) -> None:
     ]
     lines = [{"id": f"p{i}", "prompt": row, "answer": "0", "split": "train"} for i, row in enumerate(rows)]
     (folder / "prompts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    for name, end_probability in LENGTHS.items():
-        write_model(folder / name, end_probability)
-
-
-def write_model(folder: Path, end_probability: float) -> None:
-    """A random Qwen3 whose first hidden channel is a constant that only the logit of the end token reads."""
-    import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
-    from transformers.utils import logging
-
-    from rlvr.trainers.model.tiny import tiny_tokenizer
-
-    logging.disable_progress_bar()
-    tokenizer = tiny_tokenizer(ALPHABET)
-    config = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=HIDDEN,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=32,
-        max_position_embeddings=256,
-        tie_word_embeddings=False,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
-    torch.manual_seed(0)
-    model = Qwen3ForCausalLM(config).float()
-    with torch.no_grad():
-        head = model.lm_head.weight
-        model.model.embed_tokens.weight[:, 0] = 1.0
-        for layer in model.model.layers:
-            layer.self_attn.o_proj.weight[0] = 0.0
-            layer.mlp.down_proj.weight[0] = 0.0
-        head[:, 0] = 0.0
-        head[tokenizer.eos_token_id] = 0.0
-        ids = torch.tensor([tokenizer.encode("123+456-789=?\n")])
-        constant = model.model(ids).last_hidden_state[0, -1, 0]
-        others = math.log(len(tokenizer))  # random logits are near 0, so the rest weighs about one each
-        logit = math.log(end_probability / (1 - end_probability)) + others if end_probability else -50.0
-        head[tokenizer.eos_token_id, 0] = logit / constant
-        head[tokenizer.pad_token_id] = 0.0
-        head[tokenizer.pad_token_id, 0] = -50.0 / constant  # padding is never sampled
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    for name, ending in LENGTHS.items():
+        found = write_model(folder / name, ending)
+        if abs(found / mean_length(ending) - 1) > 0.03:
+            raise SystemExit(f"the model for {name} lengths has a mean of {found:.1f} tokens, not {mean_length(ending):.1f}")
 
 
 class Clock:
@@ -122,11 +87,9 @@ class Clock:
         pairs = list(zip(self.marks, self.marks[1:], strict=False))
         wall = statistics.median(after[0] - before[0] for before, after in pairs)
         cpu = statistics.median(after[1] - before[1] for before, after in pairs)
-        peak_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return {
             "per_s": rollouts / wall,
             "per_cpu_s": rollouts / cpu,
-            "peak_mb": peak_kb / (1024 if sys.platform == "linux" else 1024**2),
             "mean_tokens": mean_tokens,
         }
 
@@ -155,8 +118,9 @@ def run_ours(folder: Path, args: argparse.Namespace) -> dict[str, float]:
         load={"precision": "fp32", "device": "cpu"},
         verifiers=[{"name": f"{Path(__file__).resolve()}:grade"}],
         rollout=rlvr.RolloutConfig(group_size=args.group, problems_per_step=args.prompts, max_tokens=MAX_TOKENS),
+        engine={"args": {"processes": args.threads}},
         algorithm={"name": "grpo"},
-        optim=rlvr.OptimConfig(lr=1e-6),
+        optim=rlvr.OptimConfig(lr=1e-6, tokens_per_microbatch=4096),
         eval={"problems": 0},
         checkpoint={"every": 10_000},
     )
@@ -171,7 +135,8 @@ def run_trl(folder: Path, args: argparse.Namespace) -> dict[str, float]:
     from trl import GRPOConfig, GRPOTrainer
 
     torch.set_num_threads(args.threads)
-    clock, lengths = Clock(), []
+    clock = Clock()
+    lengths: list[int] = []
 
     class Watch(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, *unused: Any, **also_unused: Any) -> None:
@@ -242,11 +207,50 @@ def measure(side: str, lengths: str, folder: Path, args: argparse.Namespace, see
         "OMP_NUM_THREADS": str(args.threads),
         "TOKENIZERS_PARALLELISM": "false",
     }
-    answer = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if answer.returncode:
-        raise SystemExit(f"{side} failed:\n{answer.stderr[-4000:]}")
-    result: dict[str, float] = json.loads(answer.stdout.splitlines()[-1])
-    return result
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        memory = Memory(process.pid)
+        output, errors = process.communicate()
+        peak_mb = memory.stop()
+    if process.returncode:
+        raise SystemExit(f"{side} failed:\n{errors[-4000:]}")
+    return {**json.loads(output.splitlines()[-1]), "peak_mb": peak_mb}
+
+
+class Memory:
+    """Watches how much memory a process and those that it started use together, at the most."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid, self._peak_kb = pid, 0
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+
+    def stop(self) -> float:
+        """MB."""
+        self._is_over.set()
+        self._thread.join()
+        return self._peak_kb / 1024
+
+    def _watch(self) -> None:
+        while not self._is_over.wait(LOOK_S):
+            self._peak_kb = max(self._peak_kb, sum(map(_share_kb, _family(self._pid))))
+
+
+def _family(pid: int) -> list[int]:
+    """A process and those that it started, with all of theirs. /proc lists them by the thread that started them."""
+    try:
+        children = [child for task in Path(f"/proc/{pid}/task").iterdir() for child in (task / "children").read_text().split()]
+    except OSError:  # it has ended
+        return []
+    return [pid, *(member for child in children for member in _family(int(child)))]
+
+
+def _share_kb(pid: int) -> int:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it has ended
+        return 0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
 
 
 def compare(lengths: str, folder: Path, args: argparse.Namespace) -> dict[str, Any]:
