@@ -19,6 +19,7 @@ from rlvr.envs.tasks import Task, load_task
 from rlvr.errors import ConfigError
 from rlvr.registry import resolve
 from rlvr.types import JSON, Problem, Sampling
+from rlvr.verifiers.pool import WorkerPool
 from rlvr.verifiers.runner import Grader, WeightedVerifier
 
 T = TypeVar("T")
@@ -105,7 +106,7 @@ async def open_subject(
     config = subject.env_config(task)
     target = resolve("engines", subject.engine.name).target
     async with AsyncExitStack() as stack:
-        grader = await stack.enter_async_context(Grader([WeightedVerifier(one.name, one.weight, one.args) for one in chosen]))
+        grader = await stack.enter_async_context(_grader(target, chosen))
         speaker = _remote(subject, target) if hasattr(target, "chat") else _local(subject, config)
         stack.push_async_callback(speaker.engine.close)
         env = await stack.enter_async_context(speaker.env or EnvMaker(config, speaker.renderer))
@@ -137,13 +138,21 @@ class _Speaker:
     env: EnvMaker | None = None
 
 
+def _grader(target: Any, chosen: Sequence[VerifierConfig]) -> Grader:
+    """With its workers on the engine's nodes, if that has some."""
+    # Not with `engines.make`, which imports torch: whoever asks a server need not have it.
+    verifiers = [WeightedVerifier(one.name, one.weight, one.args) for one in chosen]
+    return Grader(verifiers, make_pool=getattr(target, "verifier_pool", WorkerPool))
+
+
 def _local(subject: Subject, config: EnvConfig) -> _Speaker:
     from rlvr.engines.load import load_model
-    from rlvr.engines.make import make_engine
+    from rlvr.engines.make import make_engine, tool_host
 
     loaded = load_model(subject.model, subject.load)
     renderer = Renderer(loaded.tokenizer, subject.template, end_ids=loaded.end_ids)
-    env = EnvMaker(config, renderer)  # its settings are wrong or right before an engine is started
+    # Its settings are wrong or right before an engine is started.
+    env = EnvMaker(config, renderer, make_tools=tool_host(subject.engine))
     engine = make_engine(subject.engine, loaded)
     provenance = {"checkpoint": loaded.path, "template": renderer.name, "precision": loaded.precision}
     return _Speaker(engine, renderer, engine.max_context, (renderer.notice,), provenance, env)

@@ -17,6 +17,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlvr import seeding
 from rlvr.config import EngineConfig
+from rlvr.engines.base import PushedEngine
 from rlvr.engines.make import verifier_pool
 from rlvr.engines.native import NativeEngine
 from rlvr.engines.ray.engine import RayEngine
@@ -93,6 +94,34 @@ def test_new_weights_reach_every_actor(engine: RayEngine) -> None:
     assert {one.policy_version for one in after} == {version + 1}
     assert [one.token_ids for one in before] != [one.token_ids for one in after]
     same(after, asyncio.run(answers(NativeEngine(engine._model, None))))
+
+
+def test_weights_that_come_meanwhile_are_taken_between_two_steps(engine: RayEngine) -> None:
+    assert isinstance(engine, PushedEngine)
+    before = engine.policy_version
+
+    async def pushed() -> list[Completion]:
+        asked = asyncio.create_task(answers(engine, 24, 80))
+        while not engine._in_flight:
+            await asyncio.sleep(0)
+        with torch.no_grad():
+            engine._model.model.norm.weight.mul_(1.01)
+        await asyncio.to_thread(engine.push_weights)
+        return await asked
+
+    mixed: list[Completion] = []
+    deadline = time.monotonic() + 60.0
+    while not mixed:  # on a quick machine the answers are there before the weights
+        assert time.monotonic() < deadline
+        version = engine.policy_version
+        found = asyncio.run(pushed())
+        assert {number for one in found for number in one.versions} <= {version, version + 1}
+        mixed = [one for one in found if one.token_versions is not None]
+    assert all(list(one.versions) == sorted(one.versions) for one in mixed)
+    update = engine.update_weights()  # looks at what was compared after the last push, too
+    assert update.gap_max < 1e-3
+    assert engine.policy_version > before + 1
+    same(asyncio.run(answers(engine)), asyncio.run(answers(NativeEngine(engine._model, None))))
 
 
 def test_an_actor_that_is_killed_is_replaced_and_what_it_was_asked_is_asked_again(engine: RayEngine) -> None:

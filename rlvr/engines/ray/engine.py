@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from safetensors.torch import save
 
+from rlvr.engines.base import WeightUpdate
 from rlvr.engines.ranks import Alone, Ranks, said_by
 from rlvr.engines.ray.replica import ActorNeeds, RayReplica, SharedActor, WeightsStore
 from rlvr.engines.ray.sampler import Sampler, SamplerSetup, Whereabouts
@@ -32,7 +33,7 @@ class RayEngine(ReplicatedEngine):
 
     Actors go to the nodes in turn, and each reserves `cpus` and `gpus` of its own. Weights are put into Ray's object store once
     for each update. After every update all actors and the trainer's model score the same tokens, and a mean distance above
-    `gap_limit` is an error.
+    `gap_limit` is an error. `push_weights` hands them over between two decoding steps, and requests in flight go on with them.
 
     An actor that dies, or its node, is replaced with the present weights, `restarts` times for each; what it was asked is asked
     again, with the same seeds. Inside "native" a request's tokens are those of `NativeEngine`, in fp32 on CPUs. Inside "vllm" an
@@ -117,6 +118,14 @@ class RayEngine(ReplicatedEngine):
             hands_over=self._owns,
             version_of=SharedActor.version if is_watched else None,
         )
+
+    def push_weights(self) -> WeightUpdate:
+        """The same while requests are in flight; what is compared after this hand-over is looked at with the next one.
+
+        Raises:
+            EngineError: the weights do not arrive, or an actor computed something else with the last ones.
+        """
+        return self._hand_over(waits=False)
 
     @property
     def whereabouts(self) -> list[Whereabouts]:

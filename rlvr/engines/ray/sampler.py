@@ -11,7 +11,7 @@ from safetensors.torch import load
 
 from rlvr.engines.native import NativeEngine
 from rlvr.engines.overwrite import overwrite
-from rlvr.engines.vllm.request import Draw, Request
+from rlvr.engines.vllm.request import Draw, Request, draw_of
 from rlvr.errors import EngineError, boundary
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -53,7 +53,8 @@ class Sampler:
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(setup.threads)
-        self._setup, self._version = setup, ""
+        self._setup = setup
+        self._names: dict[int, str] = {}  # of the weights so far, by the engine's own count
         with boundary(EngineError, "making the model of a Ray actor"):
             model = AutoModelForCausalLM.from_config(
                 setup.config, dtype=_DTYPES[setup.precision], attn_implementation=setup.attention
@@ -67,7 +68,10 @@ class Sampler:
         return whereabouts()
 
     async def load(self, weights: bytes, version: str) -> None:
-        """Take over weights in safetensors format; the engine is made with the first ones, and checks itself against them."""
+        """Take over weights in safetensors format, between two decoding steps; what is asked meanwhile goes on with them.
+
+        The engine is made with the first ones, and checks itself against them.
+        """
         with boundary(EngineError, "reading the policy's weights"):
             overwrite(self._model, load(weights))
         if self._engine is None:
@@ -82,15 +86,17 @@ class Sampler:
             self._engine.eos_ids = frozenset(setup.end_ids)
         else:
             self._engine.take_weights(self._engine.policy_version + 1)
-        self._version = version
+        self._names[self._engine.policy_version] = version
 
     async def version(self) -> str:
         """The name of the weights that it has; empty before the first ones."""
-        return self._version
+        return "" if self._engine is None else self._names[self._engine.policy_version]
 
     async def draw(self, request: Request) -> Draw:
         if self._engine is None:
             raise EngineError("a Ray actor was asked before it had weights")
-        version = self._version
-        completion = await self._engine.generate(request.prompt, request.sampling)
-        return Draw(completion.token_ids, completion.logprobs, completion.finish_reason.value, version)
+        found = await self._engine.generate(request.prompt, request.sampling, is_urgent=request.is_urgent)
+        counts = found.versions or (found.policy_version,)
+        changes = [place for place in range(len(counts)) if place == 0 or counts[place] != counts[place - 1]]
+        spans = [(self._names[counts[place]], place) for place in changes]
+        return draw_of(found.token_ids, found.logprobs, found.finish_reason.value, spans)

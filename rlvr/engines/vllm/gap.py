@@ -57,7 +57,9 @@ class Probes:
         # Not all at temperature 1, so that a server shows whose logprobs are not those of what was sampled from.
         prompts = dict.fromkeys((*self._recent, self._random))
         return [
-            Request(prompt, replace(sampling, seed=index, temperature=_TEMPERATURES[index % 2]), tokens, self._end_ids)
+            Request(
+                prompt, replace(sampling, seed=index, temperature=_TEMPERATURES[index % 2]), tokens, self._end_ids, is_urgent=True
+            )
             for index, prompt in enumerate(prompts)
         ]
 

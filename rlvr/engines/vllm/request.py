@@ -20,12 +20,16 @@ class ReplicaLostError(EngineError):
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One prompt and how it is answered with at most `limit` tokens; any of `end_ids` ends the answer."""
+    """One prompt and how it is answered with at most `limit` tokens; any of `end_ids` ends the answer.
+
+    One that `is_urgent` need not wait for others, where an instance can tell them apart.
+    """
 
     prompt: tuple[int, ...]
     sampling: Sampling
     limit: int
     end_ids: tuple[int, ...]
+    is_urgent: bool = False
 
     def settings(self) -> dict[str, JSON]:
         """The fields of vLLM's `SamplingParams`. Text is made only where stop strings are looked for.
