@@ -101,6 +101,16 @@ def test_the_cost_of_a_target_lies_between_the_measurements_around_it(tmp_path: 
     assert series.cost_of(0.8, "sampled_tokens") == math.inf
 
 
+def test_a_target_over_two_measurements_is_not_reached_by_one_lucky_measurement(tmp_path: Path) -> None:
+    from ablation_results import read_series
+
+    series = read_series(run_folder(tmp_path / "run", [2, 6, 4]), seed=0)  # 0.25, 0.75 and 0.5 after 0, 200 and 400 tokens
+    assert series.cost_of(0.6, "sampled_tokens") == pytest.approx(200 * 0.35 / 0.5)
+    assert series.cost_of(0.6, "sampled_tokens", over=2) == pytest.approx(200 + 200 * 0.1 / 0.125)
+    assert series.cost_of(0.5, "sampled_tokens", over=2) == 200.0
+    assert series.cost_of(0.75, "sampled_tokens", over=2) == math.inf
+
+
 def test_a_mean_over_a_budget_of_tokens_counts_what_came_before_the_first_measurement(tmp_path: Path) -> None:
     from ablation_results import read_series
 
