@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlvr import seeding
 from rlvr.config import EngineConfig
@@ -27,28 +26,15 @@ from rlvr.trainers.train import train
 from rlvr.types import Completion, Engine, Sampling
 from rlvr.verifiers.pool import WorkerPool
 
+from ..tiny_qwen import tiny_qwen
+
 VOCABULARY = 40
 
 pytestmark = pytest.mark.processes
 
 
 def build() -> Any:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=96,
-        initializer_range=0.3,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    return tiny_qwen(vocabulary=VOCABULARY, context=96, tie_word_embeddings=True)
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
@@ -25,42 +23,21 @@ from rlvr.engines.ray.engine import RayEngine
 from rlvr.errors import EngineError
 from rlvr.trainers.train import train
 
+from ..thread_ranks import TwoRanks
 from .test_engine import answers, build, pids, same
-
-T = TypeVar("T")
 
 pytestmark = pytest.mark.processes
 
 
-class Thread:
-    """A rank that is a thread of this process."""
-
-    def __init__(self, rank: int, parts: list[Any], barrier: threading.Barrier) -> None:
-        self.rank, self.size = rank, len(parts)
-        self._parts, self._barrier = parts, barrier
-
-    def gather_lists(self, part: Any) -> list[list[Any]]:
-        self._parts[self.rank] = list(part)
-        self._barrier.wait()
-        found = list(self._parts)
-        self._barrier.wait()
-        return found
-
-
-class Two:
+class Two(TwoRanks):
     """Two ranks with a copy of the model each."""
 
     def __init__(self) -> None:
-        parts, barrier = [None] * 2, threading.Barrier(2, timeout=120)
-        self._threads = ThreadPoolExecutor(2)
+        super().__init__(timeout_s=120)
         self.models = [copy.deepcopy(build()) for _ in range(2)]
-        ranks = [Thread(rank, parts, barrier) for rank in range(2)]
         self.engines: list[RayEngine] = self.both(
-            lambda rank: RayEngine(self.models[rank], None, actors=2, max_rows=16, ranks=ranks[rank])
+            lambda rank: RayEngine(self.models[rank], None, actors=2, max_rows=16, ranks=self.ranks[rank])
         )
-
-    def both(self, work: Callable[[int], T]) -> list[T]:
-        return list(self._threads.map(work, range(2)))
 
 
 @pytest.fixture(scope="module")

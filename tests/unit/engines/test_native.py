@@ -9,32 +9,19 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlvr import seeding
 from rlvr.engines.native import NativeEngine
 from rlvr.errors import ContextFullError, EngineError
 from rlvr.types import Completion, FinishReason, Sampling
 
+from ...tiny_qwen import tiny_qwen
+
 VOCABULARY = 40
 
 
 def build() -> Any:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=128,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    return tiny_qwen(vocabulary=VOCABULARY)
 
 
 def prompts(count: int, shortest: int = 3, longest: int = 9) -> list[list[int]]:

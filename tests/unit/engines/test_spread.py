@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlvr import seeding
 from rlvr.config import EngineConfig
@@ -21,26 +20,14 @@ from rlvr.engines.spread import SpreadEngine
 from rlvr.errors import ConfigError, EngineError
 from rlvr.types import Completion, Engine, Sampling
 
+from ...tiny_qwen import tiny_qwen
+
 pytestmark = pytest.mark.processes
 VOCABULARY, GROUP = 40, 4
 
 
 def build() -> Any:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-        bos_token_id=None,
-        eos_token_id=1,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    return tiny_qwen(vocabulary=VOCABULARY, context=256, eos_token_id=1)
 
 
 def groups(count: int, tokens: int = 30) -> list[tuple[list[int], Sampling]]:

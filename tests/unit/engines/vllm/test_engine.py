@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlvr.config import EngineConfig
 from rlvr.engines.load import LoadedModel
@@ -29,24 +28,11 @@ from rlvr.engines.vllm.weights import WeightsFolder, checkpoint_tensors
 from rlvr.errors import ConfigError, EngineError, PluginError
 from rlvr.types import FinishReason, Sampling
 
+from ....tiny_qwen import tiny_qwen
+
 
 def build(*, tied: bool = True) -> Any:
-    torch.manual_seed(0)
-    config = Qwen3Config(
-        vocab_size=40,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=64,
-        initializer_range=0.3,
-        tie_word_embeddings=tied,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    return tiny_qwen(context=64, tie_word_embeddings=tied)
 
 
 def loaded(model: Any) -> LoadedModel:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import torch
@@ -19,42 +17,22 @@ from rlvr.engines.ranks import Alone, leader_here, said_by
 from rlvr.engines.vllm.engine import VllmEngine
 from rlvr.errors import EngineError
 
+from ....thread_ranks import TwoRanks
 from .test_servers import PROMPTS, FakeVllm, build, generate, start, tokens
 
 __all__ = ["start"]
-T = TypeVar("T")
 
 
-class Thread:
-    """A rank that is a thread of this process."""
-
-    def __init__(self, rank: int, parts: list[Any], barrier: threading.Barrier) -> None:
-        self.rank, self.size = rank, len(parts)
-        self._parts, self._barrier = parts, barrier
-
-    def gather_lists(self, part: Any) -> list[list[Any]]:
-        self._parts[self.rank] = list(part)
-        self._barrier.wait()
-        found = list(self._parts)
-        self._barrier.wait()
-        return found
-
-
-class Ranks:
+class Ranks(TwoRanks):
     """Two ranks with a copy of the model each."""
 
     def __init__(self, *servers: FakeVllm) -> None:
-        parts, barrier = [None] * 2, threading.Barrier(2, timeout=20)
+        super().__init__(timeout_s=20)
         self._url = ",".join(server.url for server in servers)
-        self._threads = ThreadPoolExecutor(2)
-        self.ranks = [Thread(rank, parts, barrier) for rank in range(2)]
         self.models = [copy.deepcopy(build()) for _ in range(2)]
         self.engines: list[VllmEngine] = self.both(
             lambda rank: VllmEngine(self.models[rank], None, url=self._url, ranks=self.ranks[rank], start_s=20.0)
         )
-
-    def both(self, work: Callable[[int], T]) -> list[T]:
-        return list(self._threads.map(work, range(2)))
 
     def change(self, factor: float) -> None:
         with torch.no_grad():

@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from rlvr.engines.native import NativeEngine
 from rlvr.engines.vllm.engine import VllmEngine
@@ -22,28 +21,15 @@ from rlvr.engines.vllm.servers import addresses
 from rlvr.errors import ConfigError, ContextFullError, EngineError
 from rlvr.types import Completion, FinishReason, Sampling
 
+from ....tiny_qwen import tiny_qwen
+
 VOCABULARY, CONTEXT = 40, 128
 GREEDY = Sampling(max_tokens=12, temperature=0.0)
 PROMPTS = [[3 + index, 5, 8, 13, 21] for index in range(12)]
 
 
 def build(seed: int = 0) -> Any:
-    torch.manual_seed(seed)
-    config = Qwen3Config(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        max_position_embeddings=CONTEXT,
-        initializer_range=0.3,
-        tie_word_embeddings=True,
-        bos_token_id=None,
-        eos_token_id=None,
-    )
-    return Qwen3ForCausalLM(config).eval()
+    return tiny_qwen(vocabulary=VOCABULARY, context=CONTEXT, seed=seed, tie_word_embeddings=True)
 
 
 class FakeVllm:
