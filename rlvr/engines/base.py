@@ -58,3 +58,12 @@ class PushedEngine(TrainableEngine, Protocol):
         It blocks until the weights are there: for a thread beside the event loop that asks `generate`.
         """
         ...
+
+
+@runtime_checkable
+class RestingEngine(TrainableEngine, Protocol):
+    """An engine that has memory to give back while the trainer updates."""
+
+    def rest(self) -> None:
+        """Nothing is asked until the next `update_weights`. No request may be in flight."""
+        ...

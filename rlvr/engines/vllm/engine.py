@@ -17,7 +17,7 @@ from rlvr.engines.vllm.request import Weights
 from rlvr.engines.vllm.servers import Expected, ServerReplica, SharedServer, addresses
 from rlvr.engines.vllm.transfer import TRAINER_SIDES
 from rlvr.engines.vllm.weights import WeightsFolder, checkpoint_tensors
-from rlvr.errors import ConfigError
+from rlvr.errors import ConfigError, EngineError
 from rlvr.types import JSON
 
 _PAUSE_S = 1.0  # Ctrl-C ends vLLM's processes, too, a moment before the run is closed: those must not be started again
@@ -33,6 +33,7 @@ class VllmSettings:
     folder: str | None = None  # for weights on their way; servers on other machines need one that they share
     request_s: float = 3600.0  # an instance that has not answered after so long, waiting included, is taken for dead
     start_s: float = 120.0  # how long a server that was lost may take to come back
+    sleep: bool = False  # give the GPU's memory back while the trainer updates (vLLM's sleep mode, colocated)
 
 
 class VllmEngine(ReplicatedEngine):
@@ -85,6 +86,7 @@ class VllmEngine(ReplicatedEngine):
             ranks=ranks,
         )
         self._has_file = own.weights == "file"
+        self._sleeps = own.sleep
         servers = addresses(url) if url else ()
         self._leader = 0 if servers else leader_here(self._ranks)
         is_shared = bool(servers) and self._ranks.size > 1
@@ -96,6 +98,17 @@ class VllmEngine(ReplicatedEngine):
             hands_over=not is_shared or self._ranks.rank == self._leader,
             version_of=ServerReplica.version if is_shared and self._ranks.rank == self._leader else None,
         )
+
+    def rest(self) -> None:
+        """With the setting `sleep`, vLLM gives back its memory until the next `update_weights`.
+
+        Raises:
+            EngineError: requests are in flight, or vLLM refuses.
+        """
+        if self._sleeps:
+            if self._in_flight:
+                raise EngineError(f"vLLM cannot sleep while {self._in_flight} requests are in flight; await them first")
+            self._thread.run(self._pool.rest())
 
     def push_weights(self) -> WeightUpdate:
         """The same while requests are in flight; what is compared after this hand-over is looked at with the next one.
@@ -133,6 +146,7 @@ class VllmEngine(ReplicatedEngine):
             tensors=lambda: checkpoint_tensors(self._model, self._dtype),
             request_s=own.request_s,
             weights=own.weights,
+            sleeps=own.sleep,
         )
         return LocalReplica(setup)
 
@@ -163,6 +177,10 @@ def _check_machine(is_remote: bool, arguments: Mapping[str, JSON]) -> None:  # n
 
 def _check_route(own: VllmSettings, is_remote: bool, model: Any) -> None:  # noqa: FBT001
     device = device_of(model)
+    if own.sleep and is_remote:
+        raise ConfigError(
+            "engine.args.sleep = true is for vLLM on the trainer's own GPU; servers have memory of their own: leave it out"
+        )
     if own.weights not in ("file", *TRAINER_SIDES):
         raise ConfigError(f"engine.args.weights = {own.weights!r}; choose file or {', '.join(TRAINER_SIDES)}")
     if own.weights != "file" and (is_remote or device.type != "cuda" or is_sharded(model)):

@@ -27,6 +27,7 @@ _LAUNCHERS = ("TORCHELASTIC_", "ACCELERATE_", "GROUP_", "ROLE_")
 _OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _SHUTDOWN_S = 5.0
 _LOAD_S = 900.0
+_FORGETS_WEIGHTS = 2  # vLLM's level of sleep: they come anew with every update, so no copy is kept
 _BATCHED_TOKENS = 4096  # in one forward pass
 _SMALLEST_CACHE, _LARGEST_CACHE = 2**27, 2**32  # bytes, on the CPU, where nothing is asked for
 
@@ -46,6 +47,7 @@ class LocalSetup:
     tensors: Callable[[], Mapping[str, torch.Tensor]]  # the policy's present weights, for routes without a file
     request_s: float  # an engine that has not answered after so long is taken for dead
     weights: str = "file"  # the route that they take: "file", or a backend of `transfer`
+    sleeps: bool = False  # between `rest` and the next weights; on a GPU only, vLLM's memory is given back
 
 
 class LocalReplica:
@@ -56,6 +58,7 @@ class LocalReplica:
         self._setup = setup
         self._engine: Any = None
         self._sender: Sender | None = None
+        self._is_asleep = False
         self._ids = itertools.count()
 
     async def start(self) -> None:
@@ -71,6 +74,18 @@ class LocalReplica:
             # It imports, forks and waits: everything else in this loop is to go on meanwhile.
             self._engine = await asyncio.to_thread(AsyncLLM.from_engine_args, arguments)
         self._sender = None if self._setup.weights == "file" else self.sender(self._setup.weights)
+        self._is_asleep = False
+
+    async def rest(self) -> None:
+        """Give weights and cache back until the next `load`, which brings both; nothing may be asked of it meanwhile.
+
+        Raises:
+            ReplicaLostError: it died.
+        """
+        if self._setup.sleeps and not self._is_asleep:
+            async with self._losses_noticed("going to sleep", _LOAD_S):
+                await self._living().sleep(level=_FORGETS_WEIGHTS, mode="wait")
+            self._is_asleep = True
 
     async def draw(self, request: Request) -> Draw:
         from vllm import SamplingParams, TokensPrompt
@@ -97,7 +112,10 @@ class LocalReplica:
 
         engine = self._living()
         async with self._losses_noticed(f"taking over weights {weights.version}", _LOAD_S):
-            await engine.pause_generation(mode="keep", clear_cache=False)
+            if self._is_asleep:
+                await engine.wake_up(["weights"])  # memory for them alone: what they are read from needs some, too
+            else:
+                await engine.pause_generation(mode="keep", clear_cache=False)
             try:
                 if self._sender is not None:
                     await asyncio.to_thread(self._sender.send)
@@ -106,6 +124,9 @@ class LocalReplica:
                     await engine.start_weight_update()
                     await engine.update_weights(WeightTransferUpdateRequest({"path": weights.path}))
                     await engine.finish_weight_update(weights.version)
+                if self._is_asleep:
+                    await engine.wake_up(["kv_cache"])
+                    self._is_asleep = False
                 # What was computed with other weights would be read for the same prompts, without an error. Requests in
                 # flight are read again, too, so that a token is always that of one version of the weights.
                 if not await engine.reset_prefix_cache(reset_running_requests=True):
@@ -189,6 +210,7 @@ def engine_arguments(setup: LocalSetup) -> dict[str, JSON]:
         }
     else:
         suggested["gpu_memory_utilization"] = 0.4  # the trainer has the same GPU
+        suggested["enable_sleep_mode"] = setup.sleeps
     ours = {
         "model": setup.folder,
         "load_format": "dummy",  # the weights come as those of every update do

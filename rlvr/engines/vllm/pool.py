@@ -113,6 +113,16 @@ class Pool:
         await _all(self._load(member, weights) for member in ready)
         await self._free_member()
 
+    async def rest(self) -> None:
+        """Let every replica that can give its memory back until the next weights; nothing may be asked of them until then."""
+        for member in self._members:
+            rest: Callable[[], Awaitable[None]] | None = getattr(member.replica, "rest", None)
+            if member.is_ready and rest is not None:
+                try:
+                    await rest()
+                except ReplicaLostError as error:
+                    self._lose(member, error)
+
     async def draw(self, request: Request) -> Draw:
         """The answer of the least busy replica, drawn with the weights that were handed over last, and with those that come
         meanwhile.

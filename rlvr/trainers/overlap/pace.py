@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import torch
 
-from rlvr.engines.base import PushedEngine, TrainableEngine, WeightUpdate
+from rlvr.engines.base import PushedEngine, RestingEngine, TrainableEngine, WeightUpdate
 from rlvr.progress import PROGRESS
 from rlvr.trainers.model.distributed import World
 from rlvr.trainers.overlap.ahead import AheadCollector
@@ -62,11 +62,13 @@ class InTurn:
 
     def __init__(self, engine: TrainableEngine) -> None:
         self._engine = engine
+        self._rest: Callable[[], None] = engine.rest if isinstance(engine, RestingEngine) else _nothing
 
     def begin(self, step: int) -> None:
         return None
 
     async def compute(self, work: Callable[[], T]) -> T:
+        self._rest()
         return work()
 
     async def hand_over(self) -> WeightUpdate | None:
@@ -83,6 +85,10 @@ class InTurn:
 
     async def close(self) -> None:
         return None
+
+
+def _nothing() -> None:
+    return None
 
 
 class AtTheSameTime:
