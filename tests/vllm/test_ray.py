@@ -48,7 +48,7 @@ def cluster() -> Iterator[Any]:
 def engine(cluster: Any) -> Iterator[RayEngine]:
     torch.set_num_threads(1)
     tokenizer = tiny_tokenizer(ALPHABET, ("<think>", "</think>"))
-    made = RayEngine(build_model(), tokenizer, actors=2, max_rows=32, inner="vllm", vllm={"seed": 3})
+    made = RayEngine(build_model(), tokenizer, actors=2, max_rows=32, inner="vllm", vllm={"seed": 3}, start_s=500)
     yield made
     asyncio.run(made.close())
 
@@ -70,7 +70,10 @@ def test_an_instance_on_each_node_answers_and_takes_the_policys_weights(engine: 
     update = engine.update_weights()
     assert 0 < update.gap_mean <= update.gap_max < 1e-4
     agree(engine, requests)
-    assert {answer.policy_version for answer in generate(engine, requests)} == {engine.policy_version} == {1}
+    perturb(engine._model, 2)
+    engine.push_weights()
+    agree(engine, requests)
+    assert {answer.policy_version for answer in generate(engine, requests)} == {engine.policy_version} == {2}
 
 
 def test_settings_that_this_vllm_does_not_have_are_named(cluster: Any, engine: RayEngine) -> None:
@@ -79,7 +82,7 @@ def test_settings_that_this_vllm_does_not_have_are_named(cluster: Any, engine: R
 
 
 def test_an_actor_that_dies_takes_its_vllm_with_it_and_the_other_one_answers(engine: RayEngine) -> None:
-    perturb(engine._model, 2)
+    perturb(engine._model, 3)
     engine.update_weights()
     requests = [(prompt, Sampling(max_tokens=100, temperature=0.0)) for prompt in prompts(engine._model, 16)]
     expected = generate(NativeEngine(engine._model, None), requests)
