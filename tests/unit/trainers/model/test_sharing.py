@@ -155,6 +155,63 @@ def test_a_warm_start_in_parts_is_that_of_one_process(tmp_path: Path, train_on: 
         assert largest_gap(tmp_path / name, tmp_path / "one") < 1e-7
 
 
+# In one pair of processes, way after way: rank 1's second loss is finite, and its gradient is not.
+NOT_FINITE = """
+import torch
+from rlvr.config import OptimConfig
+from rlvr.engines.shards import whole
+from rlvr.envs.tasks import load_task
+from rlvr.errors import TrainingError
+from rlvr.trainers.model.distributed import join_world
+from rlvr.trainers.model.fsdp import shard
+from rlvr.trainers.model.parallel import Parallel, Way
+from rlvr.trainers.model.policy import Policy
+from rlvr.trainers.model.tiny import tiny_model
+from rlvr.trainers.model.update import Updater
+
+torch.set_num_threads(1)
+world = join_world("cpu")
+ways = [Parallel(), Parallel(Way.FSDP), *(Parallel(Way.DEEPSPEED, stage=stage) for stage in (1, 2, 3))]
+for parallel in ways:
+    model, _ = tiny_model(load_task("chains", {}).tiny, 0)
+    policy = Policy(model)
+    if parallel.way is Way.FSDP:
+        shard(policy, parallel, "fp32", world)
+    updater = Updater(policy, OptimConfig(lr=1e-3, eps=1e-3), 9, world, parallel)
+
+    def fine():
+        tokens, mask = torch.arange(6)[None], torch.tensor([[False] + [True] * 5])
+        return -policy.score(tokens, torch.tensor([6]), mask).logprobs.sum()
+
+    def broken():
+        loss = fine()
+        return loss + torch.sqrt(0 * loss)  # whose derivative is 0 * infinity
+
+    weights = lambda: [whole(parameter).clone() for parameter in model.parameters()]
+    fresh = weights()
+    updater.step([fine], 0)
+    before = weights()
+    assert not torch.equal(fresh[0], before[0])
+    try:
+        updater.step([broken if world.rank else fine], 1)
+    except TrainingError as error:
+        assert "loss nan" not in str(error), error
+        assert "is not finite; the weights were not touched" in str(error), error
+    else:
+        raise AssertionError(parallel)
+    assert all(map(torch.equal, before, weights())), parallel
+    assert updater.step([fine], 2).grad_norm > 0
+    assert not torch.equal(before[0], weights()[0])
+"""
+
+
+@pytest.mark.processes
+def test_a_gradient_that_is_not_finite_on_one_rank_leaves_all_weights_as_they_are(tmp_path: Path, ranks: Start) -> None:
+    script = tmp_path / "not_finite.py"
+    script.write_text(NOT_FINITE)
+    ranks(2, [str(script)]).succeed()
+
+
 def set_up(run: Path, *, steps: int, way: str) -> None:
     """The run is to go on to `steps`, its model shared in another way."""
     file = run / "config.toml"
