@@ -91,9 +91,9 @@ def workers_of(pid: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("parallel", ["ddp", "fsdp"])
+@pytest.mark.parametrize("parallel", [{"name": "ddp"}, {"name": "fsdp"}, {"name": "deepspeed", "stage": 3}], ids=str)
 def test_with_staleness_0_ranks_that_generate_in_other_processes_change_no_bit(
-    recipe: MakeRecipe, train_on: Start, ranks: Start, tmp_path: Path, parallel: str
+    recipe: MakeRecipe, train_on: Start, ranks: Start, tmp_path: Path, parallel: dict[str, Any]
 ) -> None:
     settings = {
         "steps": 3,
