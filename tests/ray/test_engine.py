@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -145,9 +146,24 @@ def test_a_run_with_ray_grades_on_its_nodes_and_any_other_run_here() -> None:
     assert verifier_pool(EngineConfig()) is WorkerPool
 
 
-def test_settings_out_of_range_are_refused() -> None:
-    with pytest.raises(ConfigError, match="actors = 0"):
-        RayEngine(build(), None, actors=0)
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed")
+def test_nodes_without_vllm_are_told_what_to_install(cluster: Any) -> None:
+    with pytest.raises(EngineError, match=r"not installed on this node of the Ray cluster: pip install 'rlvr\[ray,vllm\]'"):
+        RayEngine(build(), None, actors=1, cpus=0, inner="vllm")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"actors": 0}, "actors = 0"),
+        ({"inner": "vlm"}, "engine.args.inner = 'vlm'; choose one of native, vllm"),
+        ({"vllm": {"seed": 1}}, "engine.args.inner = 'native' with engine.args.vllm"),
+        ({"gap_limit": 0.0}, "engine.args.gap_limit = 0; it is more than 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RayEngine(build(), None, **settings)
 
 
 @pytest.mark.learning
