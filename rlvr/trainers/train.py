@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import json
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,7 +178,8 @@ def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: boo
                 RunFolder.create(folder.path, _with_threads(recipe))
         world.wait("waiting for all ranks to be ready")
         try:
-            _run_interruptibly(run, world)
+            with _settled():
+                _run_interruptibly(run, world)
         except KeyboardInterrupt:
             observer.note(f"interrupted after step {session.step}; continue with: rlvr train --resume {folder.path}")
             raise
@@ -290,6 +292,18 @@ def _run_interruptibly(main: Callable[[], Coroutine[Any, Any, None]], world: Wor
         asyncio.run(cancellable())
     except asyncio.CancelledError as error:
         raise KeyboardInterrupt from error
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """What is there before the first step stays until the end: the garbage collector, which would need a quarter of a second for
+    it every few steps, looks at what came since."""
+    gc.collect()
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _has_running_loop() -> bool:
