@@ -169,9 +169,10 @@ class RlLoop:
     def _store(self, found: Collected, batch: StepBatch | None) -> None:
         if not self._session.world.is_main:
             return
-        trained = [rollout for group in found.kept for rollout in group.rollouts]
-        values = rollout_advantages(batch) if batch is not None else []
-        advantages = {id(rollout): value for rollout, value in zip(trained, values, strict=True)}
+        advantages: dict[int, float | None] = {}
+        if batch is not None:
+            trained = [rollout for group in found.kept for rollout in group.rollouts]
+            advantages = {id(rollout): value for rollout, value in zip(trained, rollout_advantages(batch), strict=True)}
         step = self._session.step + 1
         write_rollouts(
             self._session.folder.rollout_file(step),

@@ -156,6 +156,24 @@ def test_too_many_unscored_rollouts_stop_the_run_and_stay_on_disk(recipe: MakeRe
     assert all(row.rollout.reward is None and row.rollout.turns for row in stored)
 
 
+def test_the_same_where_others_were_scored_and_would_have_been_learned_from(recipe: MakeRecipe, tmp_path: Path) -> None:
+    broken = tmp_path / "half_broken_verifier.py"
+    broken.write_text(
+        "from rlvr.types import Verdict\n"
+        "from rlvr.verifiers.base import verifier\n\n\n"
+        '@verifier("breaks_at_times", isolated=False)\n'
+        "def breaks_at_times(problem, rollout):\n"
+        "    if rollout.sample_index == 3:\n"
+        '        raise OSError("the database is gone")\n'
+        "    return Verdict.correct() if rollout.sample_index else Verdict.incorrect()\n"
+    )
+    with pytest.raises(TrainingError, match=r"(?s)step 1: 4 of 16 rollouts could not be scored.*the database is gone"):
+        train(recipe(verifiers=[{"name": f"{broken}:breaks_at_times"}]))
+    stored = list(read_rollouts(tmp_path / "run" / "rollouts" / "step-000001.jsonl.gz"))
+    assert [row.rollout.reward for row in stored] == [0.0, 1.0, 1.0, None] * 4
+    assert all(row.provenance["advantage"] is None for row in stored)  # nothing was learned from
+
+
 def test_a_reward_that_breaks_the_loss_stops_the_run_with_its_rollouts_stored(recipe: MakeRecipe, tmp_path: Path) -> None:
     """An entropy coefficient of 1e38 overflows the loss; the optimizer must not have touched the weights."""
     with pytest.raises(TrainingError, match=r"step 1: loss .* is not finite; the weights were not touched"):
