@@ -11,7 +11,9 @@ from typing import Any
 from rlvr.config import EngineConfig
 from rlvr.engines.base import TrainableEngine
 from rlvr.engines.load import LoadedModel
+from rlvr.engines.native import NativeEngine
 from rlvr.engines.ranks import Ranks
+from rlvr.engines.spread import SpreadEngine
 from rlvr.errors import ConfigError
 from rlvr.registry import resolve
 from rlvr.tools.base import MakeTools, tools_here
@@ -37,8 +39,8 @@ def make_engine(
     settings: dict[str, Any] = dict(config.args)
     if beside:
         target = _beside(config, target)
-    elif "processes" in settings and hasattr(target, "spread"):
-        target = target.spread()
+    elif "processes" in settings and target is NativeEngine:
+        target = SpreadEngine
     _check_settings(config, target)
     if config.url is not None:
         settings["url"] = config.url

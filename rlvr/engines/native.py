@@ -99,13 +99,6 @@ class NativeEngine:
 
         return AsideEngine
 
-    @staticmethod
-    def spread() -> Callable[..., Any]:
-        """The same engine in several processes."""
-        from rlvr.engines.spread import SpreadEngine
-
-        return SpreadEngine
-
     async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, is_urgent: bool = False) -> Completion:
         """Sample one completion of `prompt_ids`.
 
