@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import copy
 import gc
+import itertools
 import os
 import signal
 import socket
@@ -89,25 +90,40 @@ def generate(engine: Engine, requests: Sequence[tuple[Sequence[int], Sampling]])
 
 def assert_weights_may_come_at_any_time(engine: VllmEngine, model: Any) -> None:
     """Weights are pushed twice while greedy answers are sampled: each is begun by the old model and ended by the new one, which
-    has read all that was there."""
-    requests = [(prompt, Sampling(480, temperature=0.0)) for prompt in prompts(model, 24, 3, 30)]
-    short = Sampling(12, temperature=0.0)
+    has read all that was there. Whoever has an answer asks again until both have arrived, so that each finds answers under way,
+    however fast the machine is."""
+    sampling, short = Sampling(480, temperature=0.0), Sampling(12, temperature=0.0)
     old, version = copy.deepcopy(model), engine.policy_version
+    asked: list[list[int]] = []
+    answers: list[Completion] = []
+    arrived = asyncio.Event()
+    supply = itertools.cycle(prompts(model, 24, 3, 30))
 
-    async def main() -> list[Completion]:
-        task = asyncio.create_task(together(engine, requests))
-        for index in range(2):
-            await engine.generate([5 + index], short)  # the others have sampled a few tokens meanwhile
-            if index == 0:
-                perturb(model, 7)
-            update = await asyncio.to_thread(engine.push_weights)
-        assert 0 < update.gap_mean <= update.gap_max < 1e-4  # what was asked after the first push
-        return await task
+    async def keep_asking() -> None:
+        while not arrived.is_set():
+            prompt = next(supply)
+            answer = await engine.generate(prompt, sampling)
+            asked.append(prompt)
+            answers.append(answer)
 
-    answers = asyncio.run(main())
+    async def push() -> None:
+        try:
+            for index in range(2):
+                await engine.generate([5 + index], short)  # the others have sampled a few tokens meanwhile
+                if index == 0:
+                    perturb(model, 7)
+                update = await asyncio.to_thread(engine.push_weights)
+            assert 0 < update.gap_mean <= update.gap_max < 1e-4  # what was asked after the first push
+        finally:
+            arrived.set()
+
+    async def main() -> None:
+        await asyncio.gather(push(), *[keep_asking() for _ in range(24)])
+
+    asyncio.run(main())
     assert engine.policy_version == version + 2
     assert sum(answer.versions[0] == version < answer.versions[-1] for answer in answers) >= 4
-    for (prompt, _), answer in zip(requests, answers, strict=True):
+    for prompt, answer in zip(asked, answers, strict=True):
         assert list(answer.versions) == sorted(answer.versions)
         assert set(answer.versions) <= {version, version + 1, version + 2}
         ids = torch.tensor([[*prompt, *answer.token_ids]])
