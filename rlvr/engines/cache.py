@@ -26,12 +26,12 @@ class SlotCache:
         self.rows, self.capacity = 0, 0
         self._final = 0  # positions that the longest row may come to
         self.lengths = torch.zeros(0, dtype=torch.long, device=self._device)
-        self._keys = self._values = self._empty(0, 0)
+        self._both = self._empty(0, 0)
         self.mask = torch.zeros(0, self._kv_heads, 1, 0, dtype=self._dtype, device=self._device)
         self._slice_layers()
 
     def nbytes(self) -> int:
-        return self._keys.nbytes + self._values.nbytes
+        return self._both.nbytes
 
     def reserve(self, rows: int, length: int, final: int) -> bool:
         """Make room for `rows` rows of `length` positions, keeping what is there; at once for `final` where that is little.
@@ -50,14 +50,13 @@ class SlotCache:
             is_little = whole <= (_LITTLE_BYTES if self._device.type == "cpu" else _free_bytes(self._device) // 2)
             wanted = max(length, self._final if is_little else min(self.capacity * 3 // 2, self._final))
             self.capacity = -(-wanted // _LENGTH_BLOCK) * _LENGTH_BLOCK
-        keys, values = self._empty(self.rows, self.capacity), self._empty(self.rows, self.capacity)
-        keys[:, :old_rows, :, :old_capacity] = self._keys
-        values[:, :old_rows, :, :old_capacity] = self._values
+        both = self._empty(self.rows, self.capacity)
+        both[:, :, :old_rows, :, :old_capacity] = self._both
         mask = torch.full((self.rows, self._kv_heads, 1, self.capacity), -torch.inf, dtype=self._dtype, device=self._device)
         mask[:old_rows, ..., :old_capacity] = self.mask
         lengths = torch.zeros(self.rows, dtype=torch.long, device=self._device)
         lengths[:old_rows] = self.lengths
-        self._keys, self._values, self.mask, self.lengths = keys, values, mask, lengths
+        self._both, self.mask, self.lengths = both, mask, lengths
         self._slice_layers()
         return True
 
@@ -77,37 +76,45 @@ class SlotCache:
     def advance(self, active: int, rows: int) -> tuple[Tensor, Tensor]:
         """Open the next position of the `active` first rows, and position 0 of the idle slots up to `rows`.
 
-        Returns those positions [rows], and where `append` writes [rows * kv_heads].
+        Returns those positions [rows], and where `append` writes [rows, 2 * kv_heads].
         """
-        self.lengths[active:rows] = 0
+        if active < rows:
+            self.lengths[active:rows] = 0
         positions = self.lengths[:rows].clone()
         self.mask[:rows].scatter_(3, positions[:, None, None, None].expand(rows, self._kv_heads, 1, 1), 0.0)
-        heads = torch.arange(rows * self._kv_heads, device=self._device).view(rows, self._kv_heads)
-        index = heads * self.capacity + positions[:, None]
         self.lengths[:rows] += 1
-        return positions, index.view(-1)
+        return positions, self._starts[:rows] + positions[:, None]
 
-    def append(self, layer: int, index: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Write one position of each row, [rows * kv_heads, head_dim], where `advance` said."""
-        self._flat_keys[layer].index_copy_(0, index, keys)
-        self._flat_values[layer].index_copy_(0, index, values)
+    def append(self, layer: int, places: Tensor, both: Tensor) -> None:
+        """Write one position of each row, its keys and then its values [rows, 2 * kv_heads, head_dim], where `advance` said."""
+        self._flat[layer].index_put_((places,), both)
+
+    def past(self, rows: int, length: int) -> list[tuple[Tensor, Tensor]]:
+        """Each layer's keys [rows * kv_heads, head_dim, length] and values [rows * kv_heads, length, head_dim]: views of what is
+        here, until `reserve` or `clear`."""
+        if self._past is None or self._past[:2] != (rows, length):
+            views = [layer[:, :rows, :, :length].flatten(1, 2).unbind() for layer in self._both]
+            self._past = rows, length, [(keys.transpose(1, 2), values) for keys, values in views]
+        return self._past[2]
 
     def move(self, sources: Tensor, targets: Tensor, length: int) -> None:
         """Copy the rows `sources` [n] over the rows `targets` [n]; no row is longer than `length`."""
-        self._keys[:, targets, :, :length] = self._keys[:, sources, :, :length]
-        self._values[:, targets, :, :length] = self._values[:, sources, :, :length]
+        self._both[:, :, targets, :, :length] = self._both[:, :, sources, :, :length]
         self.mask[targets] = self.mask[sources]
         self.lengths[targets] = self.lengths[sources]
 
     def _empty(self, rows: int, capacity: int) -> Tensor:
         # Zeros, not garbage: a masked weight of 0 times a stale NaN would still be NaN.
-        shape = (self._layers, rows, self._kv_heads, capacity, self._head_dim)
+        shape = (self._layers, 2, rows, self._kv_heads, capacity, self._head_dim)
         return torch.zeros(shape, dtype=self._dtype, device=self._device)
 
     def _slice_layers(self) -> None:
-        self.keys, self.values = list(self._keys), list(self._values)
-        self._flat_keys = [layer.view(-1, self._head_dim) for layer in self.keys]
-        self._flat_values = [layer.view(-1, self._head_dim) for layer in self.values]
+        self.keys, self.values = [layer[0] for layer in self._both], [layer[1] for layer in self._both]
+        self._flat = [layer.view(-1, self._head_dim) for layer in self._both]
+        # Where each row's keys and values begin, of each head.
+        starts = torch.arange(2 * self.rows * self._kv_heads, device=self._device) * self.capacity
+        self._starts = starts.view(2, self.rows, self._kv_heads).transpose(0, 1).reshape(self.rows, 2 * self._kv_heads)
+        self._past: tuple[int, int, list[tuple[Tensor, Tensor]]] | None = None
 
 
 def _free_bytes(device: torch.device) -> int:

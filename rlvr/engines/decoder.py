@@ -12,7 +12,7 @@ from torch import Tensor
 from rlvr.engines.cache import SlotCache
 from rlvr.engines.graphs import CudaRecorder, RecordedSteps, Recorder
 from rlvr.engines.shards import device_of
-from rlvr.engines.weights import LlamaWeights, check_family
+from rlvr.engines.weights import Layer, LlamaWeights, check_family
 
 _PREFILL_TOKENS = 16384  # padded tokens in one prefill forward
 # Matrix products choose their kernels by shape, and kernels differ in the last bit. On multiples of these no shape that the
@@ -138,16 +138,15 @@ class LlamaDecoder:
         """Hidden states [R, hidden] of the newest token of R rows; reads and writes fixed places of the cache alone."""
         cache, rows = self._cache, tokens.shape[0]
         mask = cache.mask[:rows, ..., :longest].flatten(0, 1)
+        past = cache.past(rows, longest)
         grouped = (rows * self._kv_heads, self._heads // self._kv_heads, self._head_dim)
 
-        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            cache.append(layer, places, keys.reshape(-1, self._head_dim), values.reshape(-1, self._head_dim))
-            past_keys = cache.keys[layer][:rows, :, :longest].flatten(0, 1)
-            past_values = cache.values[layer][:rows, :, :longest].flatten(0, 1)
+        def attend(layer: int, mixed: Tensor) -> Tensor:
+            cache.append(layer, places, mixed[:, self._heads :])
+            keys, values = past[layer]
             # Plain batched products: three times as fast as scaled_dot_product_attention for one query on the CPU.
-            scores = torch.baddbmm(mask, queries.reshape(grouped), past_keys.transpose(1, 2), alpha=self._scale)
-            weights = scores.softmax(-1, dtype=torch.float32).to(self._dtype)
-            return torch.bmm(weights, past_values)
+            scores = torch.baddbmm(mask, mixed[:, : self._heads].reshape(grouped), keys, alpha=self._scale)
+            return torch.bmm(scores.softmax(-1, dtype=torch.float32).to(self._dtype), values)
 
         return self._forward(tokens, positions, longest, attend)
 
@@ -178,8 +177,9 @@ class LlamaDecoder:
         source = is_here.long().argmax(-1)[slots - first]
         group = self._heads // self._kv_heads
 
-        def attend(layer: int, queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-            q, k, v = (part.reshape(count, width, -1, self._head_dim).transpose(1, 2) for part in (queries, keys, values))
+        def attend(layer: int, mixed: Tensor) -> Tensor:
+            whole = mixed.view(count, width, -1, self._head_dim).transpose(1, 2)
+            q, k, v = whole.split([self._heads, self._kv_heads, self._kv_heads], dim=1)
             self._cache.fill(layer, slots, k[source], v[source])
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self._scale)
@@ -189,22 +189,18 @@ class LlamaDecoder:
         last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self._device)
         hidden[which] = states[torch.arange(count, device=self._device), last]
 
-    def _forward(self, tokens: Tensor, positions: Tensor, longest: int, attend: Callable[..., Tensor]) -> Tensor:
+    def _forward(self, tokens: Tensor, positions: Tensor, longest: int, attend: Callable[[int, Tensor], Tensor]) -> Tensor:
         """Hidden states [N, hidden] of N tokens at `positions` [N] below `longest`, before the final norm.
 
-        `attend(layer, queries [N, heads, head_dim], keys, values [N, kv_heads, head_dim])` returns N * heads * head_dim values.
+        `attend(layer, queries, keys and values [N, heads + 2 * kv_heads, head_dim])` returns N * heads * head_dim values.
         """
-        count, rotated_heads = tokens.shape[0], self._heads + self._kv_heads
-        rope = self._rope_table(longest)[positions][:, None]
+        count = tokens.shape[0]
+        rope = self._rope_table(longest).index_select(0, positions)[:, None]
         states = F.embedding(tokens, self._weights.embedding)
         for index, layer in enumerate(self._weights.layers):
             mixed = layer.qkv(layer.attention_norm(states)).view(count, -1, self._head_dim)
-            rotated, values = mixed[:, :rotated_heads], mixed[:, rotated_heads:]
-            if layer.query_key_norm is not None:
-                rotated = layer.query_key_norm(rotated)
-            rotated = self._rotated(rotated, rope)
-            attended = attend(index, rotated[:, : self._heads], rotated[:, self._heads :], values)
-            attended = attended.reshape(count, -1)
+            self._rotate(mixed, layer, rope)
+            attended = attend(index, mixed).reshape(count, -1)
             states = torch.addmm(states, attended, layer.output)
             if layer.output_bias is not None:
                 states += layer.output_bias
@@ -215,15 +211,20 @@ class LlamaDecoder:
     def _logits(self, states: Tensor) -> Tensor:
         return F.linear(self._weights.norm(states), self._weights.head).float()
 
-    def _rotated(self, states: Tensor, rope: Tensor) -> Tensor:
-        """Rotate [N, heads, head_dim] by `rope` [N, 1, head_dim / 2].
+    def _rotate(self, mixed: Tensor, layer: Layer, rope: Tensor) -> None:
+        """Norm the queries and keys of `mixed` [N, heads + 2 * kv_heads, head_dim], rotate them by `rope` [N, 1, head_dim / 2].
 
-        The halves come out interleaved: queries and keys alike, so their products are the model's own.
+        In place. The halves come out interleaved: queries and keys alike, so their products are the model's own.
         """
         half = self._head_dim // 2
+        rotated = mixed[:, : self._heads + self._kv_heads]
+        states = rotated if layer.query_key_norm is None else layer.query_key_norm(rotated)
         states = states.float()
-        turned = torch.complex(states[..., :half], states[..., half:]) * rope
-        return torch.view_as_real(turned).flatten(-2).to(self._dtype)
+        if layer.is_interleaved:
+            turned = torch.view_as_complex(states.unflatten(-1, (half, 2)))
+        else:
+            turned = torch.complex(states[..., :half], states[..., half:])
+        rotated.copy_(torch.view_as_real(turned * rope).flatten(-2))
 
     def _rope_table(self, length: int) -> Tensor:
         """cos + i sin of every position below `length`, at least."""

@@ -86,6 +86,7 @@ class GenericDecoder:
         layers = self._cache.layers if self._cache is not None else []
         return int(self._tokens.nbytes + sum(layer.keys.nbytes + layer.values.nbytes for layer in layers))
 
+    @torch.inference_mode(False)  # what a model keeps of a forward pass, such as rotary frequencies, is needed in training, too
     @torch.no_grad()
     def _run(self, tokens: Tensor, mask: Tensor, cache: DynamicCache | None) -> Tensor:
         arguments: dict[str, Any] = {"input_ids": tokens, "attention_mask": mask, "use_cache": cache is not None}

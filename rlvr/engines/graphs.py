@@ -24,7 +24,7 @@ _FINE, _COARSE = 256, 1024  # positions
 
 Step = Callable[
     [Tensor, Tensor, Tensor], Tensor
-]  # tokens [R], positions [R] and cache places [R * kv_heads] to states [R, hidden]
+]  # tokens [R], positions [R] and cache places [R, 2 * kv_heads] to states [R, hidden]
 
 
 class Recorder(Protocol):

@@ -187,7 +187,7 @@ class NativeEngine:
             "what training holds over several processes (load.parallel = fsdp)"
         )
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def _step(self) -> None:
         if self._has_cancelled:
             self._drop_cancelled()

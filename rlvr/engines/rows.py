@@ -13,6 +13,7 @@ from rlvr.types import Sampling
 NOT_A_TOKEN = -1  # drawn from NaN logits
 _STREAM, _COUNT = range(2)
 _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = range(4)
+_AHEAD = 32  # tokens of each row whose uniforms are drawn together
 
 
 class RowTable:
@@ -30,6 +31,8 @@ class RowTable:
         self._logprobs = torch.zeros(0, 0, device=self._device)
         self._columns: SamplingColumns | None = None
         self._is_plain = True
+        self._uniforms: Tensor | None = None  # [n, _AHEAD] of the tokens that come next, of which `_used` are gone
+        self._used = 0
 
     def __len__(self) -> int:
         return len(self._settings)
@@ -42,7 +45,7 @@ class RowTable:
         self._integers = torch.cat([self._integers[: len(self)], added])
         self._floats = torch.cat([self._floats[: len(self)], torch.tensor(floats, dtype=torch.float64, device=self._device)])
         self._settings += settings
-        self._columns = None
+        self._columns = self._uniforms = None
         self._is_plain = self._is_plain and all(map(_is_plain, settings))
         self._reserve(len(self), 16)
 
@@ -60,10 +63,11 @@ class RowTable:
         self._reserve(rows, most)
         integers = self._integers[first:rows]
         count = integers[:, _COUNT]
-        tokens, logprobs = sample(logits, self._sampling_columns(first), uniforms(integers[:, _STREAM], count))
-        self._tokens[first:rows].scatter_(1, count[:, None], tokens[:, None])
-        self._logprobs[first:rows].scatter_(1, count[:, None], logprobs[:, None])
-        integers[:, _COUNT] += 1
+        tokens, logprobs = sample(logits, self._sampling_columns(first), self._next_uniforms(first))
+        place = count[:, None]
+        self._tokens[first:rows].scatter_(1, place, tokens[:, None])
+        self._logprobs[first:rows].scatter_(1, place, logprobs[:, None])
+        count += 1
         drawn: list[int] = tokens.masked_fill(logprobs.isnan(), NOT_A_TOKEN).tolist()
         return drawn
 
@@ -87,7 +91,22 @@ class RowTable:
             source_index, target_index = torch.tensor([sources, targets], device=self._device)
             for table in (self._integers, self._floats, self._tokens, self._logprobs):
                 table[target_index] = table[source_index]
+            if self._uniforms is not None:
+                self._uniforms[target_index] = self._uniforms[source_index]
         self._columns = None
+
+    def _next_uniforms(self, first: int) -> Tensor:
+        """The uniform of each row from `first` on, [n - first]."""
+        integers = self._integers[first : len(self)]
+        if first:
+            self._uniforms = None
+            return uniforms(integers[:, _STREAM], integers[:, _COUNT])
+        if self._uniforms is None or self._used == _AHEAD:
+            ahead = torch.arange(_AHEAD, device=self._device)
+            self._uniforms = uniforms(integers[:, _STREAM, None], integers[:, _COUNT, None] + ahead)
+            self._used = 0
+        self._used += 1
+        return self._uniforms[: len(self), self._used - 1]
 
     def _sampling_columns(self, first: int) -> SamplingColumns:
         if self._is_plain:

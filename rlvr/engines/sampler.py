@@ -46,7 +46,8 @@ def mixed(state: Tensor) -> Tensor:
 
 
 def uniforms(stream: Tensor, position: Tensor) -> Tensor:
-    """The uniform in [0, 1) of each row: float64 [B] from `stream` (a mixed seed) and `position` (a counter), both int64 [B]."""
+    """Uniforms in [0, 1), float64, from `stream` (a mixed seed) and `position` (a counter), both int64 and of one shape, or that
+    broadcast to one."""
     bits = mixed(stream + (position + 1) * _GOLDEN)
     return ((bits >> 11) & (2**53 - 1)).double() * 2.0**-53
 

@@ -21,35 +21,50 @@ class Unsupported(Exception):  # noqa: N818 - it selects a decoder, it is not a 
 
 
 class RmsNorm:
-    """Root mean square norm over the last dimension, times `weight` ([d] or [heads, d])."""
+    """Root mean square norm over the last dimension, times `weight` ([d] or [heads, d]).
 
-    def __init__(self, weight: Tensor, eps: float, dtype: torch.dtype) -> None:
-        self._is_plain = dtype is torch.float32 and weight.device.type == "cpu"
+    With `is_folded` the weight is left to the matrices that read what it returns: see `folded`.
+    """
+
+    def __init__(self, weight: Tensor, eps: float, dtype: torch.dtype, *, is_folded: bool = False) -> None:
+        self._is_plain = is_plain(weight, dtype)
         self._eps = eps
         width = weight.shape[-1]
-        self.weight = (weight * math.sqrt(width) if self._is_plain else weight).to(dtype)
+        self.weight = None if is_folded else (weight * math.sqrt(width) if self._is_plain else weight).to(dtype)
         self._floor = torch.tensor(math.sqrt(width * eps), device=weight.device)
 
     def __call__(self, states: Tensor) -> Tensor:
         if not self._is_plain:
-            return F.rms_norm(states, states.shape[-1:], eps=self._eps) * self.weight
+            normed = F.rms_norm(states, states.shape[-1:], eps=self._eps)
+            return normed if self.weight is None else normed * self.weight
         # The same in half of rms_norm's time on the CPU: the root of |x|^2 + d * eps is a hypotenuse.
-        size = torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), self._floor)
-        return (states / size).mul_(self.weight)
+        normed = states / torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), self._floor)
+        return normed if self.weight is None else normed.mul_(self.weight)
+
+
+def is_plain(weight: Tensor, dtype: torch.dtype) -> bool:
+    return dtype is torch.float32 and weight.device.type == "cpu"
+
+
+def folded(matrix: Tensor, weight: Tensor) -> Tensor:
+    """`matrix` [d, out] for what an `RmsNorm` returns whose weight [d] is folded."""
+    return matrix * (weight * math.sqrt(weight.shape[-1]))[:, None]
 
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """One or several matrices with the same input, their outputs side by side."""
+    """One or several matrices [d, out] with the same input, their outputs side by side."""
 
     weights: tuple[Tensor, ...]
     biases: tuple[Tensor | None, ...]
 
     def __call__(self, states: Tensor) -> Tensor:
-        if len(self.weights) == 1:
-            return F.linear(states, self.weights[0], self.biases[0])
-        outputs = [F.linear(states, weight, bias) for weight, bias in zip(self.weights, self.biases, strict=True)]
-        return torch.cat(outputs, dim=-1)
+        """`states` [N, d] to [N, out]."""
+        outputs = [
+            torch.mm(states, weight) if bias is None else torch.addmm(bias, states, weight)
+            for weight, bias in zip(self.weights, self.biases, strict=True)
+        ]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=-1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +73,7 @@ class Layer:
 
     attention_norm: RmsNorm
     qkv: Linear
+    is_interleaved: bool  # queries and keys come as pairs that are rotated together, not as two halves of each head
     query_key_norm: RmsNorm | None  # over [heads + kv_heads, head_dim]
     output: Tensor  # [heads * head_dim, hidden]
     output_bias: Tensor | None
@@ -68,7 +84,7 @@ class Layer:
     def tensors(self) -> Iterator[Tensor]:
         """All of them, in one order for all layers of a model."""
         norms = (self.attention_norm, self.mlp_norm, self.query_key_norm)
-        yield from (norm.weight for norm in norms if norm is not None)
+        yield from (norm.weight for norm in norms if norm is not None and norm.weight is not None)
         for linear in (self.qkv, self.gate_up):
             yield from (tensor for tensor in (*linear.weights, *linear.biases) if tensor is not None)
         yield from (tensor for tensor in (self.output, self.output_bias, self.down) if tensor is not None)
@@ -113,37 +129,62 @@ class LlamaWeights:
 
 
 def _read_layer(layer: Any, dtype: torch.dtype, *, is_fused: bool) -> Layer:
+    """Where matrices are fused, and so copied, their columns are put in the order that is best for rotating, and norms folded."""
     attention, mlp = layer.self_attn, layer.mlp
+    heads = [module.out_features // attention.head_dim for module in (attention.q_proj, attention.k_proj, attention.v_proj)]
+    qkv = _read_linear((attention.q_proj, attention.k_proj, attention.v_proj), dtype, is_fused=is_fused)
+    gate_up = _read_linear((mlp.gate_proj, mlp.up_proj), dtype, is_fused=is_fused)
+    norms = (layer.input_layernorm, layer.post_attention_layernorm)
+    is_folded = is_fused and is_plain(qkv.weights[0], dtype)
+    if is_fused:
+        order = _pairs(heads, attention.head_dim).to(qkv.weights[0].device)
+        biases = tuple(None if bias is None else bias[order] for bias in qkv.biases)
+        qkv = Linear((qkv.weights[0][:, order],), biases)
+    if is_folded:
+        qkv, gate_up = (
+            Linear((folded(linear.weights[0], whole(norm.weight)).contiguous(),), linear.biases)
+            for linear, norm in zip((qkv, gate_up), norms, strict=True)
+        )
     query_key_norm = None
     if hasattr(attention, "q_norm"):
-        heads = (attention.q_proj.out_features, attention.k_proj.out_features)
-        query, key = (count // attention.head_dim for count in heads)
-        stacked = torch.stack([whole(attention.q_norm.weight)] * query + [whole(attention.k_norm.weight)] * key)
+        stacked = torch.stack([whole(attention.q_norm.weight)] * heads[0] + [whole(attention.k_norm.weight)] * heads[1])
+        if is_fused:
+            stacked = stacked[:, _pairs([1], attention.head_dim).to(stacked.device)]
         query_key_norm = RmsNorm(stacked, attention.q_norm.variance_epsilon, dtype)
     output_bias = attention.o_proj.bias
     return Layer(
-        attention_norm=_read_norm(layer.input_layernorm, dtype),
-        qkv=_read_linear((attention.q_proj, attention.k_proj, attention.v_proj), dtype, is_fused=is_fused),
+        attention_norm=_read_norm(norms[0], dtype, is_folded=is_folded),
+        qkv=qkv,
+        is_interleaved=is_fused,
         query_key_norm=query_key_norm,
         output=_read_weight(attention.o_proj, dtype).t(),
         output_bias=None if output_bias is None else whole(output_bias, dtype),
-        mlp_norm=_read_norm(layer.post_attention_layernorm, dtype),
-        gate_up=_read_linear((mlp.gate_proj, mlp.up_proj), dtype, is_fused=is_fused),
+        mlp_norm=_read_norm(norms[1], dtype, is_folded=is_folded),
+        gate_up=gate_up,
         down=_read_weight(mlp.down_proj, dtype).t(),
     )
 
 
-def _read_norm(module: Any, dtype: torch.dtype) -> RmsNorm:
-    return RmsNorm(whole(module.weight), module.variance_epsilon, dtype)
+def _pairs(heads: Sequence[int], head_dim: int) -> Tensor:
+    """The rows of queries, keys and values, of so many `heads` each: in the first two a row of a head's first half comes before
+    its partner in the second. Values keep their order."""
+    rotated, others = sum(heads[:2]), sum(heads[2:])
+    rows = torch.arange((rotated + others) * head_dim).view(-1, head_dim)
+    turned = rows[:rotated].view(rotated, 2, head_dim // 2).transpose(1, 2).reshape(rotated, head_dim)
+    return torch.cat([turned, rows[rotated:]]).view(-1)
+
+
+def _read_norm(module: Any, dtype: torch.dtype, *, is_folded: bool = False) -> RmsNorm:
+    return RmsNorm(whole(module.weight), module.variance_epsilon, dtype, is_folded=is_folded)
 
 
 def _read_linear(modules: Sequence[Any], dtype: torch.dtype, *, is_fused: bool) -> Linear:
-    weights = tuple(_read_weight(module, dtype) for module in modules)
+    weights = tuple(_read_weight(module, dtype).t() for module in modules)
     biases = tuple(None if module.bias is None else whole(module.bias, dtype) for module in modules)
     if not is_fused:
         return Linear(weights, biases)
     fused = torch.cat([bias for bias in biases if bias is not None]) if biases[0] is not None else None
-    return Linear((torch.cat(weights),), (fused,))
+    return Linear((torch.cat(weights, dim=1),), (fused,))
 
 
 def _read_weight(module: Any, dtype: torch.dtype) -> Tensor:
