@@ -19,6 +19,7 @@ class SlotCache:
     def __init__(self, *, layers: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
         self._layers, self._kv_heads, self._head_dim = layers, kv_heads, head_dim
         self._dtype, self._device = dtype, device
+        self._past: tuple[int, int, list[tuple[Tensor, Tensor]]] | None = None
         self.clear()
 
     def clear(self) -> None:
@@ -114,7 +115,7 @@ class SlotCache:
         # Where each row's keys and values begin, of each head.
         starts = torch.arange(2 * self.rows * self._kv_heads, device=self._device) * self.capacity
         self._starts = starts.view(2, self.rows, self._kv_heads).transpose(0, 1).reshape(self.rows, 2 * self._kv_heads)
-        self._past: tuple[int, int, list[tuple[Tensor, Tensor]]] | None = None
+        self._past = None
 
 
 def _free_bytes(device: torch.device) -> int:

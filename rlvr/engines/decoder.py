@@ -178,8 +178,9 @@ class LlamaDecoder:
         group = self._heads // self._kv_heads
 
         def attend(layer: int, mixed: Tensor) -> Tensor:
-            whole = mixed.view(count, width, -1, self._head_dim).transpose(1, 2)
-            q, k, v = whole.split([self._heads, self._kv_heads, self._kv_heads], dim=1)
+            padded = mixed.view(count, width, -1, self._head_dim).transpose(1, 2)
+            q, both = padded[:, : self._heads], padded[:, self._heads :]
+            k, v = both.chunk(2, dim=1)
             self._cache.fill(layer, slots, k[source], v[source])
             k, v = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
             attended = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=self._scale)
@@ -221,7 +222,7 @@ class LlamaDecoder:
         states = rotated if layer.query_key_norm is None else layer.query_key_norm(rotated)
         states = states.float()
         if layer.is_interleaved:
-            turned = torch.view_as_complex(states.unflatten(-1, (half, 2)))
+            turned = torch.view_as_complex(states.view(*states.shape[:2], half, 2))
         else:
             turned = torch.complex(states[..., :half], states[..., half:])
         rotated.copy_(torch.view_as_real(turned * rope).flatten(-2))

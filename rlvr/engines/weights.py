@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,9 @@ class RmsNorm:
         # The same in half of rms_norm's time on the CPU: the root of |x|^2 + d * eps is a hypotenuse.
         normed = states / torch.hypot(torch.linalg.vector_norm(states, dim=-1, keepdim=True), self._floor)
         return normed if self.weight is None else normed.mul_(self.weight)
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        return () if self.weight is None else (self.weight,)
 
 
 def is_plain(weight: Tensor, dtype: torch.dtype) -> bool:
@@ -83,11 +86,10 @@ class Layer:
 
     def tensors(self) -> Iterator[Tensor]:
         """All of them, in one order for all layers of a model."""
-        norms = (self.attention_norm, self.mlp_norm, self.query_key_norm)
-        yield from (norm.weight for norm in norms if norm is not None and norm.weight is not None)
-        for linear in (self.qkv, self.gate_up):
-            yield from (tensor for tensor in (*linear.weights, *linear.biases) if tensor is not None)
-        yield from (tensor for tensor in (self.output, self.output_bias, self.down) if tensor is not None)
+        for norm in (self.attention_norm, self.mlp_norm, self.query_key_norm):
+            yield from () if norm is None else norm.tensors()
+        linears = [tensor for linear in (self.qkv, self.gate_up) for tensor in (*linear.weights, *linear.biases)]
+        yield from (tensor for tensor in (*linears, self.output, self.output_bias, self.down) if tensor is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +123,14 @@ class LlamaWeights:
         self.embedding.copy_(whole(inner.embed_tokens.weight, dtype))
         if self.head is not self.embedding:
             self.head.copy_(whole(causal.lm_head.weight, dtype))
-        self.norm.weight.copy_(_read_norm(inner.norm, dtype).weight)
+        _copy(_read_norm(inner.norm, dtype).tensors(), self.norm.tensors())
         for ours, theirs in zip(self.layers, inner.layers, strict=True):
-            fresh = _read_layer(theirs, dtype, is_fused=len(ours.qkv.weights) == 1)
-            for old, new in zip(ours.tensors(), fresh.tensors(), strict=True):
-                old.copy_(new)
+            _copy(_read_layer(theirs, dtype, is_fused=len(ours.qkv.weights) == 1).tensors(), ours.tensors())
+
+
+def _copy(sources: Iterable[Tensor], targets: Iterable[Tensor]) -> None:
+    for source, target in zip(sources, targets, strict=True):
+        target.copy_(source)
 
 
 def _read_layer(layer: Any, dtype: torch.dtype, *, is_fused: bool) -> Layer:
