@@ -196,12 +196,12 @@ class AsideEngine:
         gap = self._gap()
         self._present = _Present(self._written(), self.policy_version + 1)
         _, taken = self._link.ask({"weights": self._present.path, "version": self._present.version})
+        self._probes = self._ask_probes()  # scored here while the process reads; it answers them after that
         answer = taken.result()
         if "error" in answer:
             raise EngineError(f"the weights were not taken over: {answer['error']}")
         self._ranks.gather_lists([])  # the others of this machine may still be reading the same file
         self._folder.keep_newest()
-        self._probes = self._ask_probes()
         if waits:
             gap = self._gap()
         return WeightUpdate(gap.mean, gap.largest, time.perf_counter() - started, self._link.restarts)
