@@ -62,8 +62,10 @@ def write_inputs(folder: Path, data: Path, name: str) -> None:
 
 
 def _can_be_graded(row: dict[str, Any]) -> bool:
+    """Right and wrong responses: a reference that cannot be read is right where a response repeats it, and unscored elsewhere."""
     problem = Problem(row["id"], (), row["answer"])
-    return math(problem, Rollout.from_response(problem, f"\\boxed{{{row['answer']}}}")).score is not None
+    rollouts = [Rollout.from_response(problem, f"\\boxed{{{answer}}}") for answer in (row["answer"], "-7")]
+    return all(math(problem, rollout).score is not None for rollout in rollouts)
 
 
 async def verdicts_alone(folder: Path) -> tuple[float, float]:
