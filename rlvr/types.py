@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -99,6 +100,13 @@ class Completion:
     def versions(self) -> tuple[int, ...]:
         """[n] the version of the policy that sampled each token."""
         return (self.policy_version,) * len(self.token_ids) if self.token_versions is None else self.token_versions
+
+    @property
+    def tokens_by_version(self) -> Mapping[int, int]:
+        """How many tokens each version sampled; without those that sampled none."""
+        if self.token_versions is not None:
+            return Counter(self.token_versions)
+        return {self.policy_version: len(self.token_ids)} if self.token_ids else {}
 
     @property
     def sampled_tokens(self) -> int:
@@ -287,12 +295,14 @@ class Rollout:
     @property
     def is_scored(self) -> bool:
         """Whether the first verdict carries a score. False is our fault, never the model's: count it apart."""
-        return self.error is None and self.verdict is not None and self.verdict.score is not None
+        verdict = self.verdict
+        return self.error is None and verdict is not None and verdict.score is not None
 
     @property
     def is_correct(self) -> bool:
         """Scored and fully right; a partial answer is not."""
-        return self.is_scored and self.verdict is not None and self.verdict.outcome is Outcome.CORRECT
+        verdict = self.verdict
+        return self.is_scored and verdict is not None and verdict.outcome is Outcome.CORRECT
 
     @property
     def completion_tokens(self) -> int:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -142,3 +143,11 @@ def test_segments_keep_every_sampled_token_exactly_once_and_each_context_exactly
     for s in segments:
         assert len(s.token_ids) == len(s.loss_mask) == len(s.sampling_logprobs)
         assert all(mask or logprob == 0.0 for mask, logprob in zip(s.loss_mask, s.sampling_logprobs, strict=True))
+
+
+def test_tokens_are_counted_by_the_version_that_sampled_them() -> None:
+    plain = Completion((5, 6, 7), (-1.0, -1.0, -1.0), FinishReason.STOP, 4)
+    mixed = Completion((5, 6, 7), (-1.0, -1.0, -1.0), FinishReason.STOP, 4, token_versions=(4, 4, 6))
+    empty = Completion((), (), FinishReason.STOP, 4)
+    assert [dict(one.tokens_by_version) for one in (plain, mixed, empty)] == [{4: 3}, {4: 2, 6: 1}, {}]
+    assert all(Counter(one.versions) == one.tokens_by_version for one in (plain, mixed, empty))

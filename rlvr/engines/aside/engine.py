@@ -31,6 +31,7 @@ from rlvr.types import Completion, Sampling
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _PROBE_TOKENS = 24
 _RECENT = 3
+_PUSHED = 1  # of these, where nothing waits for the hand-over but the next update
 _BEAT_S = 5.0
 
 
@@ -196,7 +197,7 @@ class AsideEngine:
         gap = self._gap()
         self._present = _Present(self._written(), self.policy_version + 1)
         _, taken = self._link.ask({"weights": self._present.path, "version": self._present.version})
-        self._probes = self._ask_probes()  # scored here while the process reads; it answers them after that
+        self._probes = self._ask_probes(_RECENT if waits else _PUSHED)  # scored here while the process reads; then it answers
         answer = taken.result()
         if "error" in answer:
             raise EngineError(f"the weights were not taken over: {answer['error']}")
@@ -207,8 +208,8 @@ class AsideEngine:
         return WeightUpdate(gap.mean, gap.largest, time.perf_counter() - started, self._link.restarts)
 
     @torch.no_grad()
-    def _ask_probes(self) -> list[_Probe]:
-        prompts = list(dict.fromkeys((*tuple(self._recent), self._random)))
+    def _ask_probes(self, recent: int = _RECENT) -> list[_Probe]:
+        prompts = list(dict.fromkeys((*tuple(self._recent)[-recent:], self._random)))
         device = device_of(self._model)
         with (
             boundary(EngineError, "scoring with the trainer's model, to compare it with the process that generates"),
