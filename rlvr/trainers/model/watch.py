@@ -4,6 +4,7 @@ A collective operation says nothing of that: NCCL waits, and gloo says that a co
 connection to rank 0 beside the collectives. The kernel closes it when a process ends, however it ends, and probes it where a
 whole machine is gone. What goes over it are lines of JSON that say what a rank is doing, and that it has done more of it: the
 work itself counts that (`rlvr.progress`), so that a rank whose work hangs falls silent, though its watching thread goes on.
+Rank 0, which judges by that, says now and then that it is there: if it was stopped whole, nobody else would.
 """
 
 from __future__ import annotations
@@ -88,7 +89,8 @@ class _Line:
 class Watch:
     """One rank's part in watching all. `lost` says which rank is gone and why; None as long as all are there.
 
-    Where a rank is in `begin`..`end` and nothing moves on any of them for `timeout_s`, one that the others wait for is lost, too.
+    Where a rank is in `begin`..`end` and nothing moves on any of them for `timeout_s`, one that the others wait for is lost, too;
+    and so is rank 0 when even its watching thread says nothing for so long.
     `advice` ends every message; `on_lost` is called once, on the watching thread. A rank that has not ended `_GRACE_S` later,
     because it hangs in a collective, is ended.
     """
@@ -100,13 +102,18 @@ class Watch:
         self.on_lost: Callable[[], object] | None = None
         self._rank, self._size, self._timeout_s = rank, size, timeout_s
         self._progress, self._seen = progress, (progress.count, False)
-        self._seen_at = time.monotonic()
+        self._seen_at = self._heard_at = time.monotonic()
+        self._beat_at = 0.0
         self._lines: dict[int, _Line] = {}
         self._members = {rank: _Member(_own_name(rank))}
         self._found = threading.Event()
         self._closing = False
         self._listener: socket.socket | None = None
         self._token = ""
+
+    @property
+    def _beat_s(self) -> float:
+        return min(_BEAT_S, self._timeout_s / 10)
 
     def listen(self, host: str) -> Address:
         """Rank 0's side; `host` is the name by which the others know this machine."""
@@ -169,13 +176,30 @@ class Watch:
     def _look_at_own_work(self) -> None:
         """Tell rank 0 that this rank has done more, now and then."""
         now, found = time.monotonic(), (self._progress.count, self._progress.is_uncounted)
-        is_news = found[1] != self._seen[1] or (found != self._seen and now - self._seen_at >= min(_BEAT_S, self._timeout_s / 10))
+        is_news = found[1] != self._seen[1] or (found != self._seen and now - self._seen_at >= self._beat_s)
         if not is_news:
             return
         self._seen, self._seen_at = found, now
         own = self._members[self._rank]
         own.moved, own.is_uncounted = now, found[1]
         self._tell({"uncounted": found[1]})
+
+    def _beat(self) -> None:
+        """Rank 0 tells all others that it is there."""
+        if time.monotonic() - self._beat_at < self._beat_s:
+            return
+        self._beat_at = time.monotonic()
+        for line in self._lines.values():
+            line.send({"beat": self._progress.is_uncounted})
+
+    def _look_at_rank_0(self) -> None:
+        silent_s = time.monotonic() - self._heard_at
+        limit_s = max(self._timeout_s, _UNCOUNTED_S) if self._members[0].is_uncounted else self._timeout_s
+        if 0 in self._lines and silent_s > limit_s:
+            self._lose(
+                f"rank 0 has said nothing for {silent_s:.0f} s (load.parallel.timeout_s = {self._timeout_s:g}), though its "
+                "connection is open: its process was stopped, or its machine hangs"
+            )
 
     def _tell(self, message: dict[str, Any]) -> None:
         """Rank 0, unless this is it, or it has ended well already."""
@@ -197,7 +221,10 @@ class Watch:
                         self._read(selector, *key.data)
                 self._look_at_own_work()
                 if self._rank == 0:
+                    self._beat()
                     self._look_at_the_clock()
+                else:
+                    self._look_at_rank_0()
         if self.lost and not self._closing:
             self._end()
 
@@ -226,6 +253,8 @@ class Watch:
                 member = self._members[rank]
                 member.doing = str(message["doing"])
                 member.since = member.moved = time.monotonic()
+            elif "beat" in message:
+                self._heard_at, self._members[rank].is_uncounted = time.monotonic(), bool(message["beat"])
             elif "uncounted" in message:
                 self._members[rank].moved, self._members[rank].is_uncounted = time.monotonic(), bool(message["uncounted"])
             elif "lost" in message:

@@ -166,6 +166,23 @@ def test_a_rank_that_does_nothing_more_is_named_after_the_time_that_is_set(meet:
     assert said.removeprefix("error: ").strip() == started.said(1).removeprefix("error: ").strip()
 
 
+def test_a_first_rank_that_is_stopped_whole_is_noticed_by_the_others(tmp_path: Path, meet: Start) -> None:
+    here = tmp_path / "here"
+    started = meet(f"open({str(here)!r}, 'w').close()\ntime.sleep(60)")
+    first, second = started.processes
+    wait_for(here.exists, timeout_s=40)
+    os.kill(first.pid, signal.SIGSTOP)
+    try:
+        wait_for(lambda: not second.is_alive(), timeout_s=40)
+    finally:
+        first.kill()
+    assert started.codes(timeout_s=10) == [-signal.SIGKILL, 3]
+    said = started.said(1)
+    assert re.search(r"rank 0 has said nothing for \d+ s \(load\.parallel\.timeout_s = 2\)", said), said
+    assert "its process was stopped" in said
+    assert "Do this." in said
+
+
 WORKS = """
     for _ in range(20):
         time.sleep(0.3)
