@@ -1,11 +1,14 @@
 """The memory that `rlvr train --dry-run` estimates, against the peak memory of real updates and real generation on the CPU.
 
-    python benchmarks/memory_estimate.py [--shape tiny] [--shape wide] [--threads 1]
+    python benchmarks/memory_estimate.py [--shape tiny] [--shape wide] [--threads 1] [--ways]
 
 Each figure is that of a process of its own: its peak resident memory above what it held before the model was made. An update is
 two optimizer steps of two micro-batches each; generation decodes all rows to their full length in the native engine. The ratio is
 estimate over measurement: 1 is exact, above 1 is on the safe side. The C library is told to give freed blocks back to the system,
 so that what is measured is what is in use; `--gaps` leaves it as it is, and shows what the gaps between blocks cost.
+
+`--ways` measures updates of two processes instead, which share a model in each way that a recipe has (`load.parallel`); the one
+that took more counts. What they hold while they load the model, whole, is not in it.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # must be set before torch 
 import argparse
 import asyncio
 import json
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -51,6 +55,8 @@ CASES = {
 }
 WARM_UP = Case("qwen3", 16, 32, 1, 1, 1, 16, 64, tokens=32, rows=2, length=20)
 SIDES = ("update", "checkpointed update", "generation")
+WAYS = ("ddp", "fsdp", "zero-1", "zero-2", "zero-3")
+RANKS = 2
 
 
 def build(case: Case) -> Any:
@@ -84,13 +90,7 @@ def update(case: Case, *, checkpointed: bool) -> int:
     from rlvr.trainers.model.policy import Policy
     from rlvr.trainers.model.update import Updater
 
-    length = min(256, case.tokens)
-    rows = case.tokens // length
-    torch.manual_seed(1)
-    batches = [torch.randint(0, case.vocabulary, (rows, length)) for _ in range(2)]
-    lengths = torch.full((rows,), length)
-    mask = torch.ones(rows, length, dtype=torch.bool)
-    mask[:, :16] = False
+    lengths, mask, batches = inputs(case)
     before = resident()
     policy = Policy(build(case), checkpoint_layers=checkpointed)
     updater = Updater(policy, OptimConfig(lr=1e-5), steps=2, world=World())
@@ -101,6 +101,60 @@ def update(case: Case, *, checkpointed: bool) -> int:
     for step in range(2):
         updater.step([lambda ids=ids: loss_of(ids) for ids in batches], step)
     return peak() - before
+
+
+def parallel_of_way(way: str) -> Any:
+    from rlvr.trainers.model.parallel import Parallel, Way
+
+    return Parallel(Way.DEEPSPEED, stage=int(way[-1])) if way.startswith("zero") else Parallel(Way(way))
+
+
+def shared_update(way: str, case: Case) -> int:
+    """Bytes that two updates took at their peak in this process, one of `RANKS`."""
+    import torch
+
+    from rlvr.config import OptimConfig
+    from rlvr.trainers.model.distributed import join_world, watched
+    from rlvr.trainers.model.fsdp import shard
+    from rlvr.trainers.model.parallel import Way
+    from rlvr.trainers.model.policy import Policy
+    from rlvr.trainers.model.update import Updater
+
+    parallel = parallel_of_way(way)
+
+    with watched(join_world("cpu"), timeout_s=300.0, advice="") as world:
+
+        def once(case: Case) -> int:
+            lengths, mask, batches = inputs(case)
+            before = resident()
+            policy = Policy(build(case))
+            if parallel.way is Way.FSDP:
+                shard(policy, parallel, "fp32", world)
+            updater = Updater(policy, OptimConfig(lr=1e-5), steps=2, world=world, parallel=parallel)
+            resident()
+
+            def loss_of(ids: torch.Tensor) -> torch.Tensor:
+                return -policy.score(ids, lengths, mask, entropy=True).logprobs.sum() / mask.sum()
+
+            for step in range(2):
+                updater.step([lambda ids=ids: loss_of(ids) for ids in batches], step)
+            world.wait()
+            return peak() - before
+
+        once(WARM_UP)
+        return once(case)
+
+
+def inputs(case: Case) -> tuple[Any, Any, list[Any]]:
+    """Lengths, mask and two micro-batches."""
+    import torch
+
+    length = min(256, case.tokens)
+    rows = case.tokens // length
+    torch.manual_seed(1)
+    mask = torch.ones(rows, length, dtype=torch.bool)
+    mask[:, : length // 16] = False
+    return torch.full((rows,), length), mask, [torch.randint(0, case.vocabulary, (rows, length)) for _ in range(2)]
 
 
 def generation(case: Case) -> int:
@@ -159,6 +213,7 @@ def estimated(case: Case, side: str) -> int:
         element=4,
         is_checkpointed=side.startswith("checkpointed"),
         is_native=side == "generation",
+        **sharing(side),
     )
     memory = estimate_memory(shape, work)
     if side == "generation":  # nothing was trained in that process
@@ -166,20 +221,52 @@ def estimated(case: Case, side: str) -> int:
     return memory.update
 
 
+def sharing(side: str) -> dict[str, Any]:
+    """How the estimate says that processes share the model."""
+    from rlvr.trainers.model.parallel import Way
+
+    if side not in WAYS or side == "ddp":
+        return {}
+    parallel = parallel_of_way(side)
+    stage = 3 if parallel.shares_weights else parallel.stage
+    return {"shards": RANKS, "stage": stage, "is_deepspeed": parallel.way is Way.DEEPSPEED}
+
+
 def measured(name: str, side: str, threads: int, *, with_gaps: bool = False) -> int:
     """In a process of its own."""
     allocator = {} if with_gaps else {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "0"}
     command = [sys.executable, __file__, "--shape", name, "--side", side, "--threads", str(threads)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **allocator})
-    if done.returncode:
-        raise SystemExit(done.stderr)
-    return int(json.loads(done.stdout))
+    ranks = range(RANKS if side in WAYS else 1)
+    world = {"WORLD_SIZE": str(RANKS), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())} if side in WAYS else {}
+    started = [
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **allocator, **world, **({"RANK": str(rank), "LOCAL_RANK": str(rank)} if world else {})},
+        )
+        for rank in ranks
+    ]
+    ended = [(process, *process.communicate()) for process in started]
+    for process, _, said in ended:
+        if process.returncode:
+            raise SystemExit(said)
+    return max(int(json.loads(out.splitlines()[-1])) for _, out, _ in ended)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 def run(side: str, case: Case, threads: int) -> int:
     import torch
 
     torch.set_num_threads(threads)
+    if side in WAYS:
+        return shared_update(side, case)
 
     def once(case: Case) -> int:
         return generation(case) if side == "generation" else update(case, checkpointed=side.startswith("checkpointed"))
@@ -193,7 +280,8 @@ def main() -> int:
     parser.add_argument("--shape", action="append", choices=list(CASES), help="several may be given; default: tiny, wide, deep")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--gaps", action="store_true", help="with the allocator as it is by default")
-    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    parser.add_argument("--ways", action="store_true", help=f"updates of {RANKS} processes, instead")
+    parser.add_argument("--side", choices=SIDES + WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     names = args.shape or ["tiny", "wide", "deep"]
     if args.side:
@@ -201,7 +289,7 @@ def main() -> int:
         return 0
     ratios = {}
     for name in names:
-        for side in SIDES:
+        for side in WAYS if args.ways else SIDES:
             guess, found = estimated(CASES[name], side), measured(name, side, args.threads, with_gaps=args.gaps)
             ratios[f"{name}, {side}"] = ratio = guess / found
             print(
