@@ -116,6 +116,7 @@ def test_an_actor_that_is_killed_is_replaced_and_what_it_was_asked_is_asked_agai
     victim, restarts = pids(engine)[0], engine.restarts
 
     async def with_a_death() -> list[Completion]:
+        os.kill(victim, signal.SIGSTOP)  # it answers nothing before it dies
         asked = asyncio.create_task(answers(engine, 24, 60))
         await asyncio.sleep(0.05)
         os.kill(victim, signal.SIGKILL)

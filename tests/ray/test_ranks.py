@@ -75,6 +75,7 @@ def test_an_actor_that_dies_while_only_the_second_rank_asks_is_replaced_by_the_f
     victim, restarts = pids(two.engines[0])[0], two.engines[0].restarts
 
     async def with_a_death() -> Any:
+        os.kill(victim, signal.SIGSTOP)  # it answers nothing before it dies
         asked = asyncio.create_task(answers(two.engines[1], 24, 60))
         await asyncio.sleep(0.05)
         os.kill(victim, signal.SIGKILL)

@@ -91,6 +91,7 @@ def test_an_actor_that_dies_takes_its_vllm_with_it_and_the_other_one_answers(eng
     assert children
 
     async def with_a_death() -> Any:
+        os.kill(victim, signal.SIGSTOP)  # it answers nothing before it dies
         asked = asyncio.create_task(together(engine, requests))
         await asyncio.sleep(0.1)
         os.kill(victim, signal.SIGKILL)

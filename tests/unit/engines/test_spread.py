@@ -107,6 +107,7 @@ def test_a_process_that_is_killed_comes_back_and_answers_the_same(model: Any, en
     alone.policy_version = engine.policy_version
 
     async def with_a_death() -> list[Completion]:
+        os.kill(engine.pids[0], signal.SIGSTOP)  # it answers nothing before it dies
         asking = asyncio.create_task(together(engine, asked))
         await asyncio.sleep(0.01)
         os.kill(engine.pids[0], signal.SIGKILL)

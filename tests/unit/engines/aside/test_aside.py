@@ -120,7 +120,7 @@ def test_weights_pushed_while_it_generates_change_sequences_in_flight_and_every_
     async def main() -> list[Completion]:
         first = engine.policy_version
         flying = asyncio.create_task(together(engine, requests(16, tokens=400)))  # some end by themselves soon
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.03)
         with pytest.raises(EngineError, match=r"\d+ requests are in flight"):
             engine.update_weights()
         perturb(model, 2)
@@ -131,9 +131,12 @@ def test_weights_pushed_while_it_generates_change_sequences_in_flight_and_every_
         assert late[0].versions == (first + 1,) * len(late[0].token_ids)
         return found
 
-    first = engine.policy_version
-    found = asyncio.run(main())
-    mixed = [one for one in found if one.token_versions is not None]
+    mixed: list[Completion] = []
+    for _ in range(20):  # on a quick machine all answers may be there before the weights
+        first = engine.policy_version
+        mixed = [one for one in asyncio.run(main()) if one.token_versions is not None]
+        if mixed:
+            break
     assert mixed
     for one in mixed:
         assert set(one.versions) == {first, first + 1}
@@ -180,6 +183,7 @@ def test_a_cancelled_request_leaves_the_process(engine: AsideEngine) -> None:
 
 def test_a_process_that_is_killed_is_started_again_and_asked_again(engine: AsideEngine, model: Any) -> None:
     async def main() -> list[Completion]:
+        os.kill(engine.pid, signal.SIGSTOP)  # it answers nothing before it dies
         flying = asyncio.create_task(together(engine, requests(6, tokens=400)))
         await asyncio.sleep(0.05)
         os.kill(engine.pid, signal.SIGKILL)
@@ -199,6 +203,7 @@ def test_one_that_dies_too_often_fails_what_it_was_asked_and_what_comes_after_an
     assert folder.exists()
 
     async def main() -> None:
+        os.kill(fragile.pid, signal.SIGSTOP)  # it answers nothing before it dies
         flying = asyncio.create_task(together(fragile, requests(16, tokens=500)))
         await asyncio.sleep(0.02)
         os.kill(fragile.pid, signal.SIGKILL)
