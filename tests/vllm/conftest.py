@@ -191,7 +191,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--port", str(port)]
     command += ["--host", "127.0.0.1", "--enable-scale-out", "--logprobs-mode", "processed_logprobs"]
     command += ["--worker-extension-cls", "rlvr.engines.vllm.worker.Worker"]
-    command += ["--weight-transfer-config", '{"backend": "rlvr_file"}']
+    command += ["--weight-transfer-config", '{"backend": "rlvr"}']
     command += ["--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(2**27), "--max-num-seqs", "32"]
     command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"]
     environment = {

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import signal
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -39,6 +43,48 @@ def test_a_server_answers_with_the_policys_weights_and_follows_its_updates(serve
         first, again = generate(engine, [(requests[0][0], tempered)] * 2)
         assert first.token_ids == again.token_ids
         assert {first.finish_reason} <= {FinishReason.LENGTH, FinishReason.STOP}
+        assert_weights_may_come_at_any_time(engine, model)
+    finally:
+        asyncio.run(engine.close())
+
+
+LEFT = """
+import os, signal, sys, torch
+from rlvr.engines.vllm import broadcast
+from rlvr.engines.vllm.engine import VllmEngine
+sys.path.insert(0, {root!r})
+from tests.vllm.conftest import build_model, perturb
+
+def dies(group, tensor, count=[0]):
+    count[0] += 1
+    if count[0] == 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+    sends(group, tensor)
+
+model = build_model()
+engine = VllmEngine(model, None, max_rows=32, url={url!r}, weights="gloo")
+sends, broadcast._broadcast = broadcast._broadcast, dies
+perturb(model, 2)
+engine.update_weights()
+"""
+
+
+def test_a_server_takes_weights_over_the_network_and_survives_a_trainer_that_is_killed_while_it_sends_them(
+    server: Served,
+) -> None:
+    torch.set_num_threads(1)
+    code = LEFT.format(root=str(Path(__file__).parents[2]), url=server.url)
+    assert subprocess.run([sys.executable, "-c", code], timeout=120, check=False).returncode == -signal.SIGKILL
+    model, tokenizer = build_model(), tiny_tokenizer(ALPHABET, ("<think>", "</think>"))
+    engine = VllmEngine(model, tokenizer, max_rows=32, url=server.url, weights="gloo")
+    native = NativeEngine(model, tokenizer, max_rows=32)
+    requests: list[Any] = [(prompt, GREEDY) for prompt in prompts(model, 24, 3, 300)]
+    try:
+        for seed in (1, 2):
+            perturb(model, seed)
+            native.update_weights()
+            assert engine.update_weights().gap_mean < 1e-5
+            same(engine, native, requests)
         assert_weights_may_come_at_any_time(engine, model)
     finally:
         asyncio.run(engine.close())

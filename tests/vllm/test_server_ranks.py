@@ -184,7 +184,7 @@ def test_ranks_that_generate_ahead_end_with_one_that_dies_and_with_their_server_
     """One after the other, because a server takes a minute to start. It is gone afterwards."""
     run = tmp_path / "run"
     rollout = {"group_size": 4, "problems_per_step": 5, "max_tokens": 100, "max_staleness": 1}
-    engine = {"name": "vllm", "url": server.url, "max_rows": 32, "args": {"start_s": 1.0}}
+    engine = {"name": "vllm", "url": server.url, "max_rows": 32, "args": {"start_s": 1.0, "weights": "gloo"}}
     launched = launch(recipe(rollout=rollout, engine=engine, steps=500))
     wait_for(lambda: len(metrics(run)) >= 4, launched)
     os.kill(launched.ranks[1], signal.SIGKILL)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -11,6 +13,8 @@ from rlvr.engines.base import WeightUpdate
 from rlvr.engines.ranks import Ranks, leader_here
 from rlvr.engines.replicated import ReplicatedEngine
 from rlvr.engines.shards import device_of, is_sharded, plain_type
+from rlvr.engines.vllm.broadcast import TRANSPORTS
+from rlvr.engines.vllm.broadcast_server import BroadcastServer
 from rlvr.engines.vllm.local import LocalReplica, LocalSetup, kv_bytes, save_folder
 from rlvr.engines.vllm.pool import Replica
 from rlvr.engines.vllm.request import Weights
@@ -28,7 +32,7 @@ class VllmSettings:
     """`engine.args` that are rlvr's own; all others are vLLM's engine arguments."""
 
     gap_limit: float | None = None  # mean |logprob gap| to the trainer's model; None: 1e-3 in fp32, 0.15 in bf16
-    weights: Literal["file", "ipc"] = "file"  # their way to vLLM; ipc: from GPU memory to GPU memory, colocated
+    weights: Literal["file", "ipc", "gloo", "nccl"] = "file"  # their way: ipc to the colocated vLLM, the last two to servers
     restarts: int = 3  # how often an instance that died is brought back
     folder: str | None = None  # for weights on their way; servers on other machines need one that they share
     request_s: float = 3600.0  # an instance that has not answered after so long, waiting included, is taken for dead
@@ -85,7 +89,7 @@ class VllmEngine(ReplicatedEngine):
             gap_limit=own.gap_limit,
             ranks=ranks,
         )
-        self._has_file = own.weights == "file"
+        self._has_file = own.weights not in TRAINER_SIDES
         self._sleeps = own.sleep
         servers = addresses(url) if url else ()
         self._leader = 0 if servers else leader_here(self._ranks)
@@ -152,8 +156,13 @@ class VllmEngine(ReplicatedEngine):
 
     def _servers(self, urls: Sequence[str], own: VllmSettings, max_rows: int) -> list[Replica]:
         expected = Expected(self.max_context, self._vocabulary)
-        kind = ServerReplica if self._ranks.rank == self._leader else SharedServer
+        kind: Callable[..., ServerReplica] = SharedServer
+        if self._ranks.rank == self._leader:
+            kind = ServerReplica if own.weights == "file" else self._sent_to(own.weights)
         return [kind(url, expected, max_requests=max_rows, request_s=own.request_s, start_s=own.start_s) for url in urls]
+
+    def _sent_to(self, transport: str) -> Callable[..., ServerReplica]:
+        return partial(BroadcastServer, transport=transport, device=device_of(self._model), in_turn=asyncio.Lock())
 
 
 def _split(settings: dict[str, JSON]) -> tuple[VllmSettings, dict[str, JSON]]:
@@ -181,10 +190,18 @@ def _check_route(own: VllmSettings, is_remote: bool, model: Any) -> None:  # noq
         raise ConfigError(
             "engine.args.sleep = true is for vLLM on the trainer's own GPU; servers have memory of their own: leave it out"
         )
-    if own.weights not in ("file", *TRAINER_SIDES):
-        raise ConfigError(f"engine.args.weights = {own.weights!r}; choose file or {', '.join(TRAINER_SIDES)}")
-    if own.weights != "file" and (is_remote or device.type != "cuda" or is_sharded(model)):
-        where = "a server" if is_remote else "a model in parts" if is_sharded(model) else f"a model on {device.type}"
+    if own.weights not in ("file", *TRAINER_SIDES, *TRANSPORTS):
+        known = ", ".join(("file", *TRAINER_SIDES, *TRANSPORTS))
+        raise ConfigError(f"engine.args.weights = {own.weights!r}; choose one of {known}")
+    if own.weights in TRANSPORTS and not is_remote:
         raise ConfigError(
-            f"engine.args.weights = {own.weights!r} is for vLLM on the trainer's own GPU, not for {where}; use file"
+            f"engine.args.weights = {own.weights!r} is for servers (engine.url); the vLLM of this machine takes file or ipc"
+        )
+    if own.weights == "nccl" and device.type != "cuda":
+        raise ConfigError(f"engine.args.weights = 'nccl' is for a model on GPUs, not for one on {device.type}; use gloo or file")
+    if own.weights in TRAINER_SIDES and (is_remote or device.type != "cuda" or is_sharded(model)):
+        where = "a server" if is_remote else "a model in parts" if is_sharded(model) else f"a model on {device.type}"
+        other = "gloo, nccl or file" if is_remote else "file"
+        raise ConfigError(
+            f"engine.args.weights = {own.weights!r} is for vLLM on the trainer's own GPU, not for {where}; use {other}"
         )

@@ -217,7 +217,7 @@ def engine_arguments(setup: LocalSetup) -> dict[str, JSON]:
         "logprobs_mode": LOGPROBS_MODE,
         "generation_config": "vllm",  # nobody's defaults over the recipe's sampling
         "worker_extension_cls": f"{_WORKER}.Worker",
-        "weight_transfer_config": WeightTransferConfig(backend="rlvr_file" if setup.weights == "file" else setup.weights),
+        "weight_transfer_config": WeightTransferConfig(backend="rlvr" if setup.weights == "file" else setup.weights),
     }
     return {**suggested, **setup.arguments, **ours}
 

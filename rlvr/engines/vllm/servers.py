@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -19,10 +20,11 @@ _ASK_S = 10.0  # for what a server knows without computing
 _LOAD_S = 900.0
 _POLL_S = 1.0
 _SHARED_POLL_S = 0.1
+_MENDINGS, _IN_A_ROW = 21, 5  # steps
 _HOW = (
     "start it as: VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --enable-scale-out "
     f"--logprobs-mode {LOGPROBS_MODE} --worker-extension-cls rlvr.engines.vllm.worker.Worker "
-    """--weight-transfer-config '{"backend": "rlvr_file"}'"""
+    """--weight-transfer-config '{"backend": "rlvr"}'"""
 )
 
 
@@ -52,6 +54,8 @@ def addresses(url: str | Sequence[str]) -> tuple[str, ...]:
 
 class ServerReplica:
     """One server. It must see the weights' file under the same path. All methods belong to one event loop."""
+
+    _hint = "does the server see the file, and "
 
     def __init__(self, url: str, expected: Expected, *, max_requests: int, request_s: float, start_s: float) -> None:
         import httpx
@@ -94,19 +98,25 @@ class ServerReplica:
     async def load(self, weights: Weights) -> None:
         await self._change("/pause?mode=keep&clear_cache=false", {})
         try:
-            for path, body in (
-                ("/start_weight_update", {}),
-                ("/update_weights", {"update_info": {"path": weights.path}}),
-                ("/finish_weight_update", {"weight_version": weights.version}),
-            ):
-                await self._change(path, body)
+            await self._change("/start_weight_update", {})
+            await self._transfer(weights)
+            await self._change("/finish_weight_update", {"weight_version": weights.version})
             # What was computed with other weights would be read for the same prompts, without an error. Requests in flight are
             # read again, too, so that a token is always that of one version of the weights.
             row = await self._change("/reset_prefix_cache?reset_running_requests=true", {})
             if not row.get("success"):
                 raise EngineError(f"{self.name} could not empty its prefix cache after an update; does another run use it?")
-        finally:
+        except ReplicaLostError:
+            raise  # whatever it was in the middle of is looked at when it is back
+        except BaseException:
+            with contextlib.suppress(EngineError):
+                await self._mend()
             await self._change("/resume", {})
+            raise
+        await self._change("/resume", {})
+
+    async def _transfer(self, weights: Weights) -> None:
+        await self._change("/update_weights", {"update_info": {"path": weights.path}})
 
     async def version(self) -> str:
         """The server's name for the weights that it has.
@@ -138,8 +148,36 @@ class ServerReplica:
         await self._check_vocabulary()
 
     async def _begin(self) -> None:
-        """A trainer that was killed while it handed weights over left the server waiting."""
+        """A trainer that was killed while it handed weights over left the server waiting, with or without its layers."""
+        if (await self._ask("GET", "/is_paused", timeout_s=_LOAD_S)).get("is_paused"):
+            await self._mend()
         await self._change("/resume", {})
+
+    async def _mend(self) -> None:
+        """End an update that was left in its middle: layers that got no weights have their old ones again. Until then vLLM dies
+        of the next request.
+
+        Where an update has failed there is none to finish, and one is begun first. Of several workers vLLM reads answers only up
+        to the first refusal, and takes the others for answers to what comes next: it is mended when none of them is left.
+
+        Raises:
+            EngineError: it cannot be mended.
+        """
+        in_a_row, problem = 0, ""
+        for number in range(_MENDINGS):
+            step = "/start_weight_update" if number % 2 else "/finish_weight_update"
+            try:
+                await self._ask("POST", step, {}, timeout_s=_LOAD_S, is_retryable=False)
+                in_a_row += 1
+            except ReplicaLostError:
+                raise
+            except EngineError as error:
+                in_a_row, problem = 0, str(error)
+            if in_a_row >= _IN_A_ROW and number % 2 == 0:
+                return
+        raise EngineError(
+            f"{self.name} was left in the middle of an update and cannot end it; start it again. It said: {problem}"
+        )
 
     async def _change_is_allowed(self) -> None:
         try:
@@ -178,7 +216,7 @@ class ServerReplica:
         except ReplicaLostError:
             raise
         except EngineError as error:
-            raise EngineError(f"{error}. Weights were not taken over; does the server see the file, and {_HOW}") from error
+            raise EngineError(f"{error}. Weights were not taken over; {self._hint}{_HOW}") from error
 
     async def _ask(
         self,
@@ -198,8 +236,10 @@ class ServerReplica:
         import httpx
 
         timeout = httpx.USE_CLIENT_DEFAULT if timeout_s is None else httpx.Timeout(timeout_s, connect=_CONNECT_S, pool=None)
+        # After an error the server's connection ends, sometimes with the next request already on it.
+        headers = None if is_retryable else {"Connection": "close"}
         try:
-            response = await self._client.request(method, path, json=body, timeout=timeout)
+            response = await self._client.request(method, path, json=body, timeout=timeout, headers=headers)
         except (httpx.TransportError, RuntimeError) as error:  # RuntimeError: the client was closed meanwhile
             raise ReplicaLostError(f"{self.name} cannot be reached: {type(error).__name__}: {error}") from error
         if response.status_code == 200:

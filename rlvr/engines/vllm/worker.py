@@ -1,14 +1,14 @@
-"""Runs inside vLLM's worker processes: takes over weights from a file, through vLLM's own protocol for weight transfer.
+"""Runs inside vLLM's worker processes: takes over weights from a file or from the trainer's broadcast, by vLLM's own protocol.
 
 vLLM imports it where it is started with `worker_extension_cls` = "rlvr.engines.vllm.worker.Worker" and a weight transfer backend
-`rlvr_file`; start, update, finish and the version that finish commits are vLLM's. Of rlvr nothing else is loaded there but what
-ends it with its trainer.
+`rlvr`; start, update, finish and the version that finish commits are vLLM's. Of rlvr nothing else is loaded there but the
+broadcast and what ends it with its trainer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,9 +17,10 @@ from vllm.distributed.weight_transfer import WeightTransferEngineFactory
 from vllm.distributed.weight_transfer.base import WeightTransferEngine, WeightTransferInitInfo, WeightTransferUpdateInfo
 from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from rlvr.engines.vllm.broadcast import Guest, Layout, Meeting
 from rlvr.engines.vllm.owner import end_with_owner
 
-BACKEND = "rlvr_file"
+BACKEND = "rlvr"
 
 
 class Worker:
@@ -27,31 +28,54 @@ class Worker:
 
 
 @dataclass
-class FileInit(WeightTransferInitInfo):  # type: ignore[misc]
-    """Files need no handshake."""
+class Init(WeightTransferInitInfo):  # type: ignore[misc]
+    """The fields of a `Meeting`. Files need no handshake."""
+
+    transport: str
+    address: str
+    port: int
+    size: int
 
 
 @dataclass
-class FileUpdate(WeightTransferUpdateInfo):  # type: ignore[misc]
-    """A safetensors file with the whole model in checkpoint format, on a disk or in memory that this process sees."""
+class Update(WeightTransferUpdateInfo):  # type: ignore[misc]
+    """The whole model in checkpoint format: a safetensors file that this process sees, or else the layout of a broadcast."""
 
-    path: str
+    path: str | None = None
+    names: list[str] = field(default_factory=list)
+    dtypes: list[str] = field(default_factory=list)
+    shapes: list[list[int]] = field(default_factory=list)
 
 
-class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[misc]
-    """Loads a model's weights from files, tensor by tensor."""
+class Transfer(WeightTransferEngine[Init, Update]):  # type: ignore[misc]
+    """Loads a model's weights tensor by tensor."""
 
-    init_info_cls = FileInit
-    update_info_cls = FileUpdate
+    init_info_cls = Init
+    update_info_cls = Update
+    _guest: Guest | None = None
 
-    def init_transfer_engine(self, init_info: FileInit) -> None:
-        pass
+    def init_transfer_engine(self, init_info: Init) -> None:
+        self.shutdown()
+        meeting = Meeting(init_info.transport, init_info.address, init_info.port, init_info.size)
+        workers = self.parallel_config
+        rank = 1 + workers.data_parallel_index * workers.world_size + workers.rank
+        self._guest = Guest(meeting, rank, self.device)
 
     def start_weight_update(self) -> None:
         initialize_layerwise_reload(self.model)
 
-    def receive_weights(self, update_info: FileUpdate) -> None:
-        self.model.load_weights(self._tensors(update_info.path))
+    def receive_weights(self, update_info: Update) -> None:
+        if update_info.path is not None:
+            self.model.load_weights(self._read(update_info.path))
+        elif self._guest is not None:
+            try:
+                layout = Layout(update_info.names, update_info.dtypes, update_info.shapes)
+                self.model.load_weights(self._guest.receive(layout))
+            except BaseException:
+                self.shutdown()  # else the trainer would go on sending
+                raise
+        else:
+            raise RuntimeError("no trainer has joined this worker for a broadcast, and no file was named")
 
     def finish_weight_update(self) -> None:
         finalize_layerwise_reload(self.model, self.model_config)
@@ -59,9 +83,11 @@ class FileTransfer(WeightTransferEngine[FileInit, FileUpdate]):  # type: ignore[
             _repack_tied_heads(self.model)
 
     def shutdown(self) -> None:
-        pass
+        guest, self._guest = self._guest, None
+        if guest is not None:
+            guest.close()
 
-    def _tensors(self, path: str) -> Iterator[tuple[str, torch.Tensor]]:
+    def _read(self, path: str) -> Iterator[tuple[str, torch.Tensor]]:
         with safe_open(path, framework="pt", device=str(self.device)) as file:
             for name in file.keys():  # noqa: SIM118 - it is no mapping
                 yield name, file.get_tensor(name)
@@ -77,5 +103,5 @@ def _repack_tied_heads(model: Any) -> None:
             dispatch_cpu_unquantized_gemm(module, remove_weight=False)
 
 
-WeightTransferEngineFactory.register_engine(BACKEND, FileTransfer)
+WeightTransferEngineFactory.register_engine(BACKEND, Transfer)
 end_with_owner()

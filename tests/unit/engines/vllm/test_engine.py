@@ -259,9 +259,11 @@ def test_vllm_beside_a_rank_sees_neither_the_launcher_nor_the_other_ranks_gpus(
 @pytest.mark.parametrize(
     ("url", "route", "message"),
     [
-        (None, "nccl", r"engine\.args\.weights = 'nccl'; choose file or ipc"),
+        (None, "rdma", r"engine\.args\.weights = 'rdma'; choose one of file, ipc, gloo, nccl"),
+        (None, "gloo", r"is for servers \(engine\.url\); the vLLM of this machine takes file or ipc"),
+        ("http://a", "nccl", "'nccl' is for a model on GPUs, not for one on cpu; use gloo or file"),
         (None, "ipc", "is for vLLM on the trainer's own GPU, not for a model on cpu; use file"),
-        ("http://a", "ipc", "not for a server; use file"),
+        ("http://a", "ipc", "not for a server; use gloo, nccl or file"),
     ],
 )
 def test_a_route_for_weights_that_cannot_be_is_refused(url: str | None, route: str, message: str, monkeypatch: Any) -> None:

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import json
-import threading
 import time
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from rlvr.engines.native import NativeEngine
 from rlvr.engines.vllm.engine import VllmEngine
@@ -21,123 +17,10 @@ from rlvr.engines.vllm.servers import addresses
 from rlvr.errors import ConfigError, ContextFullError, EngineError
 from rlvr.types import Completion, FinishReason, Sampling
 
-from ....tiny_qwen import tiny_qwen
+from .fake_vllm import CONTEXT, FakeVllm, build
 
-VOCABULARY, CONTEXT = 40, 128
 GREEDY = Sampling(max_tokens=12, temperature=0.0)
 PROMPTS = [[3 + index, 5, 8, 13, 21] for index in range(12)]
-
-
-def build(seed: int = 0) -> Any:
-    return tiny_qwen(vocabulary=VOCABULARY, context=CONTEXT, seed=seed, tie_word_embeddings=True)
-
-
-class FakeVllm:
-    """`vllm serve`, as far as the engine uses it. Its attributes are what a test may change."""
-
-    def __init__(self, *, port: int = 0) -> None:
-        self.version = "0.32.0"
-        self.context = CONTEXT
-        self.vocabulary = VOCABULARY
-        self.has_training_endpoints = True
-        self.has_token_endpoint = True
-        self.takes_updates = True
-        self.raw_logprobs = False
-        self.empties_its_cache = True
-        self.dies_after: int | None = None  # so many answers
-        self.weight_version = "default"
-        self.answers = 0
-        self.log: list[str] = []
-        self.queries: list[str] = []
-        self.bodies: list[dict[str, Any]] = []
-        self._model = build(seed=99)
-        self._native = NativeEngine(self._model, None)
-        self._lock = threading.Lock()  # guards the model
-        fake = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                self._answer(*fake.get(self.path))
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])) or "{}")
-                with fake._lock:
-                    fake.queries.append(self.path)
-                    is_dead = fake.dies_after is not None and fake.answers >= fake.dies_after
-                    found = None if is_dead else fake.post(self.path.partition("?")[0], body)
-                if found is None:
-                    self.close_connection = True
-                else:
-                    self._answer(*found)
-
-            def _answer(self, status: int, row: Any) -> None:
-                content = json.dumps(row).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, *args: Any) -> None:
-                return None
-
-        class Server(ThreadingHTTPServer):
-            def handle_error(self, *_: Any) -> None:
-                return None  # clients of a dead server go away
-
-        self.http = Server(("127.0.0.1", port), Handler)
-        self.port = self.http.server_address[1]
-        self.url = f"http://127.0.0.1:{self.port}"
-        threading.Thread(target=self.http.serve_forever, args=(0.01,), daemon=True).start()
-
-    def get(self, path: str) -> tuple[int, Any]:
-        rows = {
-            "/version": {"version": self.version},
-            "/v1/models": {"data": [{"id": "tiny", "max_model_len": self.context}]},
-        }
-        if self.has_training_endpoints:
-            rows["/weight_info"] = {"weight_version": self.weight_version}
-        return (200, rows[path]) if path in rows else (404, {"detail": "Not Found"})
-
-    def post(self, path: str, body: dict[str, Any]) -> tuple[int, Any]:
-        self.log.append(path)
-        if path == "/inference/v1/generate" and self.has_token_endpoint:
-            self.bodies.append(body)
-            return self._generate(body)
-        if path == "/update_weights":
-            if self.takes_updates:
-                self._model.load_state_dict(load_file(body["update_info"]["path"]), strict=False)
-            self._native.update_weights()
-        if path == "/finish_weight_update":
-            self.weight_version = body["weight_version"]
-        known = ("/pause", "/start_weight_update", "/update_weights", "/finish_weight_update", "/reset_prefix_cache", "/resume")
-        return (200, {"success": self.empties_its_cache}) if path in known else (404, {"detail": "Not Found"})
-
-    def _generate(self, body: dict[str, Any]) -> tuple[int, Any]:
-        settings = body["sampling_params"]
-        if max(body["token_ids"]) >= self.vocabulary:
-            return 400, {"error": {"message": f"Token id {max(body['token_ids'])} is out of vocabulary"}}
-        if max(body["token_ids"]) >= VOCABULARY:
-            body = {**body, "token_ids": [0]}
-        sampling = Sampling(settings["max_tokens"], temperature=settings["temperature"], seed=settings.get("seed", 0))
-        done: Completion = asyncio.run(self._native.generate(body["token_ids"], sampling))
-        logprobs = done.logprobs
-        if self.raw_logprobs and sampling.temperature:
-            ids = torch.tensor([[*body["token_ids"], *done.token_ids]])
-            with torch.no_grad():
-                rows = self._model(ids).logits[0, len(body["token_ids"]) - 1 : -1].log_softmax(-1)
-            logprobs = tuple(rows.gather(-1, torch.tensor(done.token_ids)[:, None])[:, 0].tolist())
-        self.answers += 1
-        choice = {
-            "token_ids": list(done.token_ids),
-            "finish_reason": str(done.finish_reason),
-            "logprobs": {"content": [{"logprob": value} for value in logprobs]},
-            "weight_versions": [{"version": self.weight_version, "start": 0, "end": len(done.token_ids)}],
-        }
-        return 200, {"choices": [choice]}
-
-    def stop(self) -> None:
-        self.http.shutdown()
-        self.http.server_close()
 
 
 @pytest.fixture
@@ -258,6 +141,17 @@ def test_a_server_of_another_kind_is_refused_with_what_to_do(
         setattr(server, name, value)
     with pytest.raises(EngineError, match=message):
         connect(build(), server)
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_server_that_another_trainer_left_in_the_middle_of_an_update_is_mended_first(
+    start: Any, connect: Any, has_begun: bool
+) -> None:
+    server, model = start(), build()
+    server.is_paused = server.lacks_layers = True
+    server.is_updating = has_begun
+    engine = connect(model, server)
+    assert tokens(generate(engine, PROMPTS)) == tokens(generate(NativeEngine(model, None), PROMPTS))
 
 
 def test_a_server_that_is_not_there_is_reported_within_seconds(start: Any) -> None:
