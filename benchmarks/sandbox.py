@@ -26,7 +26,7 @@ from pathlib import Path
 
 from rlvr.sandbox.docker import DockerBackend
 from rlvr.sandbox.engine import connect_engine
-from rlvr.sandbox.image import ensure_image
+from rlvr.sandbox.image_build import ensure_image
 from rlvr.sandbox.jobs import Call, Calls, Checks, Job, Program
 from rlvr.sandbox.pool import SandboxPool
 

@@ -60,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _build(args: argparse.Namespace) -> int:
     from rlvr.sandbox.engine import connect_engine, engine_addresses
-    from rlvr.sandbox.image import one_at_a_time
-    from rlvr.sandbox.image_build import Origin, build_image
+    from rlvr.sandbox.image_build import Origin, build_image, one_at_a_time
 
     layers = _layers(args.layers)
     images = []

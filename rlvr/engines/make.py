@@ -16,7 +16,7 @@ from rlvr.engines.ranks import Ranks
 from rlvr.engines.spread import SpreadEngine
 from rlvr.errors import ConfigError
 from rlvr.registry import resolve
-from rlvr.tools.base import MakeTools, tools_here
+from rlvr.tools.make import MakeTools, tools_here
 from rlvr.verifiers.pool import MakePool, WorkerPool
 
 _GIVEN = ("model", "tokenizer", "max_rows", "precision", "url", "ranks")  # by this module, from other settings

@@ -15,8 +15,8 @@ from rlvr.envs.rollout import RolloutLimits
 from rlvr.envs.tool_port import ToolPort
 from rlvr.errors import ConfigError
 from rlvr.registry import Plugin, resolve
-from rlvr.tools.base import MakeTools, ToolReference, check_settings, tools_here
 from rlvr.tools.formats import FORMATS, format_for, format_named
+from rlvr.tools.make import MakeTools, ToolReference, check_settings, tools_here
 from rlvr.tools.parse import ToolFormat
 from rlvr.tools.toolbox import CallLimits, Toolbox
 from rlvr.types import JSON, Problem

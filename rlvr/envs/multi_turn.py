@@ -13,7 +13,7 @@ from rlvr.envs.partners import PARTNERS, Partner
 from rlvr.envs.tool_port import ToolPort
 from rlvr.errors import ConfigError, RolloutError, boundary
 from rlvr.registry import Plugin, resolve
-from rlvr.tools.base import check_settings
+from rlvr.tools.make import check_settings
 from rlvr.types import JSON, Message, Problem
 
 

@@ -13,7 +13,8 @@ from typing import Any
 from rlvr.errors import CallError, PluginError, ToolError
 from rlvr.integrations.ray_cluster import ActorFailedError, ActorLostError, NodeActor, NodeActors, joined
 from rlvr.registry import resolve
-from rlvr.tools.base import Output, Scope, Tool, Toolkit, ToolReference, ToolSpec, find_tool, tool_of
+from rlvr.tools.base import Output, Scope, Tool, Toolkit, ToolSpec
+from rlvr.tools.make import ToolReference, find_tool, tool_of
 from rlvr.tools.output import as_json
 from rlvr.tools.timed import TimedTool
 from rlvr.tools.toolbox import Toolbox

@@ -19,7 +19,8 @@ from rlvr.sandbox.channel import Channel, SocketChannel
 from rlvr.sandbox.docker_stream import ExecChannel
 from rlvr.sandbox.engine import connect_engine, engine_address, engine_error
 from rlvr.sandbox.folders import new_box_folder
-from rlvr.sandbox.image import Layer, ensure_image
+from rlvr.sandbox.image import Layer
+from rlvr.sandbox.image_build import ensure_image
 from rlvr.sandbox.jobs import Flavor
 from rlvr.sandbox.leftovers import remove_leftovers
 from rlvr.sandbox.owner import LABEL, LABEL_OWNER, LABEL_POOL, LABEL_USERS, this_owner

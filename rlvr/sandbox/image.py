@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rlvr.errors import SandboxError
 from rlvr.sandbox.engine import engine_error
 from rlvr.sandbox.owner import LABEL
 from rlvr.sandbox.sources import RECIPE, RUNNER, digest_of
@@ -55,26 +49,8 @@ class Image:
         return set(layers) <= set(self.layers)
 
 
-def ensure_image(client: DockerClient, layers: Sequence[Layer] | None = None, *, progress: Progress | None = None) -> Image:
-    """The image of this rlvr with at least `layers`, made now if the engine has none. Two processes do not make it twice.
-
-    `layers` None: all of them, unless the user has built an image with fewer.
-
-    Raises:
-        SandboxError: there is none, and it cannot be made.
-    """
-    found = find_image(client, layers)
-    if found is None:
-        from rlvr.sandbox.image_build import build_image
-
-        with one_at_a_time():
-            made_meanwhile = find_image(client, layers)
-            found = made_meanwhile or build_image(client, ALL_LAYERS if layers is None else layers, progress=progress)
-    return found
-
-
 def find_image(client: DockerClient, layers: Sequence[Layer] | None = None) -> Image | None:
-    """The image of this rlvr with at least `layers`, of several the one with the fewest others; see `ensure_image` for None."""
+    """The image of this rlvr with at least `layers`, of several the one with the fewest others; `layers` as in `ensure_image`."""
     return fitting_image(list_images(client), layers)
 
 
@@ -145,17 +121,3 @@ def image_labels(layers: Sequence[Layer], origin: str, versions: Mapping[str, st
 
 def _key(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def one_at_a_time() -> Iterator[None]:
-    """Of all processes of this user on this machine, one is inside at a time."""
-    path = Path(tempfile.gettempdir(), f"rlvr-image-{os.getuid()}.lock")
-    try:
-        # Nobody else may own it, or a link in a shared folder could name any file of ours.
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise SandboxError(f"the lock {path} cannot be opened ({error}): remove it, or set TMPDIR") from error
-    with os.fdopen(descriptor, "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import os
@@ -9,7 +10,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +26,7 @@ from rlvr.sandbox.image import (
     Progress,
     base_tag_of,
     described,
+    find_image,
     image_labels,
     sorted_layers,
     tag_of,
@@ -56,6 +59,22 @@ class Origin(StrEnum):
     REGISTRY = "registry"  # the Dockerfile
     HOST = "host"  # a copy of the Python that runs this
     DEBIAN = "debian"  # Debian's packages, fetched with apt
+
+
+def ensure_image(client: DockerClient, layers: Sequence[Layer] | None = None, *, progress: Progress | None = None) -> Image:
+    """The image of this rlvr with at least `layers`, made now if the engine has none. Two processes do not make it twice.
+
+    `layers` None: all of them, unless the user has built an image with fewer.
+
+    Raises:
+        SandboxError: there is none, and it cannot be made.
+    """
+    found = find_image(client, layers)
+    if found is None:
+        with one_at_a_time():
+            made_meanwhile = find_image(client, layers)
+            found = made_meanwhile or build_image(client, ALL_LAYERS if layers is None else layers, progress=progress)
+    return found
 
 
 def build_image(
@@ -227,3 +246,17 @@ def _raise_error_of(line: Mapping[str, Any], doing: str, output: str = "") -> No
 
 def _names(layers: Sequence[Layer]) -> str:
     return " and ".join(sorted_layers(layers)) or "no layers"
+
+
+@contextmanager
+def one_at_a_time() -> Iterator[None]:
+    """Of all processes of this user on this machine, one is inside at a time."""
+    path = Path(tempfile.gettempdir(), f"rlvr-image-{os.getuid()}.lock")
+    try:
+        # Nobody else may own it, or a link in a shared folder could name any file of ours.
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise SandboxError(f"the lock {path} cannot be opened ({error}): remove it, or set TMPDIR") from error
+    with os.fdopen(descriptor, "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from rlvr.errors import ToolError
-from rlvr.tools.base import Tool, Toolkit, ToolReference, ToolSpec, make_tool
+from rlvr.tools.base import Tool, Toolkit, ToolSpec
+from rlvr.tools.make import ToolReference, make_tool
 from rlvr.tools.parse import Asked
 from rlvr.tools.toolbox import CallLimits, Toolbox
 from rlvr.types import JSON, CallStatus

@@ -19,7 +19,7 @@ def test_every_attempt_to_break_out_is_stopped(docker_host: str, capsys: pytest.
 
 def test_doctor_finds_the_engine_the_image_and_a_sandbox_that_holds(docker_host: str) -> None:
     from rlvr.sandbox.engine import connect_engine
-    from rlvr.sandbox.image import ensure_image
+    from rlvr.sandbox.image_build import ensure_image
 
     client = connect_engine(docker_host)
     ensure_image(client)

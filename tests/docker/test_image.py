@@ -24,8 +24,8 @@ from rlvr.cli.main import main
 from rlvr.errors import SandboxError
 from rlvr.sandbox.docker import DockerBackend
 from rlvr.sandbox.engine import connect_engine
-from rlvr.sandbox.image import ALL_LAYERS, Layer, base_tag_of, ensure_image, find_image, tag_of
-from rlvr.sandbox.image_build import Origin, _build, _self_test, build_image
+from rlvr.sandbox.image import ALL_LAYERS, Layer, base_tag_of, find_image, tag_of
+from rlvr.sandbox.image_build import Origin, _build, _self_test, build_image, ensure_image
 from rlvr.sandbox.leftovers import list_containers, remove_leftovers
 from rlvr.sandbox.owner import LABEL, LABEL_OWNER, this_owner
 from rlvr.sandbox.sources import sandbox_folder
@@ -117,7 +117,7 @@ def test_an_image_without_the_compiler_fails_where_one_was_asked_for(client: Any
 @pytest.mark.usefixtures("alone")
 def test_two_processes_do_not_make_the_image_twice(client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     remove_image(client, tag_of([]), base_tag_of([]))
-    from rlvr.sandbox import image as module
+    from rlvr.sandbox import image_build as module
 
     find = module.find_image
     # As if there were no image with more layers, which would do.

@@ -22,8 +22,9 @@ from rlvr.envs.rollout import RolloutRunner
 from rlvr.errors import ConfigError, PluginError, ToolError
 from rlvr.integrations.ray_tools import RayTools, tools_on_nodes
 from rlvr.testing import ScriptedEngine
-from rlvr.tools.base import Scope, ToolReference, tools_here
+from rlvr.tools.base import Scope
 from rlvr.tools.function import tool
+from rlvr.tools.make import ToolReference, tools_here
 from rlvr.tools.parse import Asked
 from rlvr.tools.toolbox import Called, CallLimits, Toolbox
 from rlvr.types import JSON, CallStatus, Message, Problem, Rollout, Sampling, Stop, Verdict

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlvr.sandbox.engine import connect_engine
-from rlvr.sandbox.image import ensure_image
+from rlvr.sandbox.image_build import ensure_image
 from rlvr.sandbox.owner import LABEL, LABEL_OWNER, this_owner
 from tests.docker.attacks.model import Attack, Machine, Naive
 from tests.docker.attacks.tasks import SUM

@@ -11,8 +11,8 @@ import pytest
 
 from rlvr.errors import SandboxError
 from rlvr.sandbox.engine import connect_engine, describe_engine, engine_address, engine_addresses, engine_error, explain
-from rlvr.sandbox.image import ensure_image, list_images
-from rlvr.sandbox.image_build import _raise_error_of
+from rlvr.sandbox.image import list_images
+from rlvr.sandbox.image_build import _raise_error_of, ensure_image
 
 
 def test_an_engine_says_what_it_is_and_what_it_cannot_enforce(fake_engine: Any) -> None:

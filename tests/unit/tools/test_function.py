@@ -11,9 +11,10 @@ from pydantic import Field
 from rlvr.errors import CallError, ConfigError, PluginError, ToolError
 from rlvr.registry import resolve
 from rlvr.tools import threads
-from rlvr.tools.base import Scope, ToolReference, make_tool
+from rlvr.tools.base import Scope
 from rlvr.tools.calculator import Calculator
 from rlvr.tools.function import FunctionTool, tool
+from rlvr.tools.make import ToolReference, make_tool
 
 
 def look_up(city: str, days: int = 1, units: Literal["C", "F"] = "C") -> str:
