@@ -9,7 +9,7 @@ import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from rlvr.evaluation.charts import nice_ticks
+from rlvr.evaluation.report.charts import nice_ticks
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 736, 320, 74, 250, 16, 42
 COLOURS = ("#7a8190", "#2a9d5c", "#d1495b", "#3b7dd8", "#c58a1c", "#8e5bb5", "#1fa3a3", "#8a5a3c")

@@ -20,8 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """What cannot be read is said on stderr and on the page; the rest is shown."""
-    from rlvr.evaluation.report import write_report
-    from rlvr.evaluation.report_runs import write_runs_report
+    from rlvr.evaluation.report.run import write_report
+    from rlvr.evaluation.report.runs import write_runs_report
 
     if len(args.run) == 1 and args.out is None:
         written = write_report(args.run[0])

@@ -24,7 +24,7 @@ from rlvr.engines.load import LoadedModel, load_model, model_source, precision_o
 from rlvr.envs.tasks import Task, load_task
 from rlvr.errors import CheckpointError, ConfigError, boundary
 from rlvr.evaluation.observer import Observer, SilentObserver
-from rlvr.evaluation.report import write_report
+from rlvr.evaluation.report.run import write_report
 from rlvr.progress import PROGRESS
 from rlvr.trainers.algorithms import Algorithm, build
 from rlvr.trainers.model.distributed import World, join_world, watched

@@ -13,7 +13,7 @@ from rlvr.evaluation.health.rules import History
 from rlvr.evaluation.health.settings import BUILT_IN, health_settings
 from rlvr.evaluation.health.signals import signals
 from rlvr.evaluation.health.watch import Watch, replayed, stored_findings
-from rlvr.evaluation.report import write_report
+from rlvr.evaluation.report.run import write_report
 from rlvr.registry import register
 from rlvr.types import Completion, FinishReason, Message, Problem, Rollout, Stop, Turn, Verdict
 

@@ -7,8 +7,8 @@ import pytest
 
 from rlvr.cli.main import main
 from rlvr.errors import ConfigError
-from rlvr.evaluation.charts import Band, Series
-from rlvr.evaluation.report_runs import write_runs_report
+from rlvr.evaluation.report.charts import Band, Series
+from rlvr.evaluation.report.runs import write_runs_report
 
 
 def make(folder: Path, seed: int, *, task: str = "sums", after: float = 0.8, steps: int = 5, lr: float = 1e-3) -> str:

@@ -11,8 +11,8 @@ import pytest
 
 from rlvr.errors import ConfigError
 from rlvr.evaluation.ledger import rollout_to_json, write_rollouts
-from rlvr.evaluation.report import write_report
-from rlvr.evaluation.report_samples import kind_of
+from rlvr.evaluation.report.run import write_report
+from rlvr.evaluation.report.samples import kind_of
 from rlvr.evaluation.run_folder import open_run
 from rlvr.types import Completion, FinishReason, Message, Problem, Rollout, Stop, Turn, Verdict
 

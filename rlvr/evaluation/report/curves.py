@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rlvr.evaluation.charts import Series, line_chart
 from rlvr.evaluation.printable import printable_html
+from rlvr.evaluation.report.charts import Series, line_chart
 from rlvr.evaluation.statistics import is_finite_number
 
 

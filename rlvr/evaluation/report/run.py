@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from rlvr.errors import EvaluationError, RlvrError, boundary
-from rlvr.evaluation.charts import histogram, interval_bar
 from rlvr.evaluation.headline import Cell, Row, duration, headline
 from rlvr.evaluation.health.watch import Finding, stored_findings
 from rlvr.evaluation.printable import printable_html
-from rlvr.evaluation.report_curves import curves
-from rlvr.evaluation.report_reward import length_histogram, reward_breakdown
-from rlvr.evaluation.report_samples import ends_of, samples
+from rlvr.evaluation.report.charts import histogram, interval_bar
+from rlvr.evaluation.report.curves import curves
+from rlvr.evaluation.report.reward import length_histogram, reward_breakdown
+from rlvr.evaluation.report.samples import ends_of, samples
 from rlvr.evaluation.run_folder import Readable, RunFolder, open_run
 from rlvr.evaluation.statistics import is_finite_number
 
@@ -127,7 +127,7 @@ def render_report(folder: RunFolder) -> Rendered:
 
 def page(title: str, body: Sequence[str]) -> str:
     """A page that opens offline and runs nothing; `body` is HTML already."""
-    style = files("rlvr.evaluation").joinpath("report.css").read_text(encoding="utf-8")
+    style = files("rlvr.evaluation.report").joinpath("report.css").read_text(encoding="utf-8")
     head = [
         '<meta charset="utf-8">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',

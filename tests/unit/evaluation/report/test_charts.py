@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from rlvr.evaluation.charts import HEIGHT, WIDTH, Series, interval_bar, line_chart, nice_ticks
+from rlvr.evaluation.report.charts import HEIGHT, WIDTH, Series, interval_bar, line_chart, nice_ticks
 
 reals = st.floats(-1e9, 1e9).filter(lambda value: value == 0 or abs(value) > 1e-9)
 

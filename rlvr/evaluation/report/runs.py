@@ -11,12 +11,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 from rlvr.errors import ConfigError, EvaluationError, RlvrError, boundary
-from rlvr.evaluation.charts import Band, band_chart
 from rlvr.evaluation.headline import Row, headline
 from rlvr.evaluation.health.watch import Finding, stored_findings
 from rlvr.evaluation.printable import printable_html
-from rlvr.evaluation.report import Reading, WrittenReport, health_rows, page, problems_html, record, write_page
-from rlvr.evaluation.report_curves import FIRST, series_of
+from rlvr.evaluation.report.charts import Band, band_chart
+from rlvr.evaluation.report.curves import FIRST, series_of
+from rlvr.evaluation.report.run import Reading, WrittenReport, health_rows, page, problems_html, record, write_page
 from rlvr.evaluation.run_folder import open_run
 
 

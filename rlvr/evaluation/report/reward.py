@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from rlvr.evaluation.charts import paired_histogram
 from rlvr.evaluation.printable import printable_html
-from rlvr.evaluation.report_samples import Ends
+from rlvr.evaluation.report.charts import paired_histogram
+from rlvr.evaluation.report.samples import Ends
 from rlvr.evaluation.statistics import is_finite_number
 
 _PREFIX = "verifier_"

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from rlvr.evaluation.charts import paired_histogram
 from rlvr.evaluation.health.watch import Finding
 from rlvr.evaluation.ledger import StoredRollout, rollout_to_json, write_rollouts
-from rlvr.evaluation.report import write_report
-from rlvr.evaluation.report_reward import length_histogram, reward_breakdown
-from rlvr.evaluation.report_samples import ends_of, extremes, most_improved, suspected
+from rlvr.evaluation.report.charts import paired_histogram
+from rlvr.evaluation.report.reward import length_histogram, reward_breakdown
+from rlvr.evaluation.report.run import write_report
+from rlvr.evaluation.report.samples import ends_of, extremes, most_improved, suspected
 from rlvr.evaluation.run_folder import RunFolder
 from rlvr.types import Completion, FinishReason, Message, Problem, Rollout, Stop, Turn, Verdict
 
