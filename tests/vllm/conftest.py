@@ -181,7 +181,13 @@ class Served:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A real server in a process of its own, for all tests; it was started with other weights than those that are trained."""
-    folder = tmp_path_factory.mktemp("served")
+    with serving(tmp_path_factory.mktemp("served")) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def serving(folder: Path, *arguments: str) -> Iterator[Served]:
+    """With further `arguments` for vLLM."""
     build_model(seed=7).save_pretrained(folder)
     tiny_tokenizer(ALPHABET, ("<think>", "</think>")).save_pretrained(folder)
     with socket.socket() as probe:
@@ -193,7 +199,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     command += ["--worker-extension-cls", "rlvr.engines.vllm.worker.Worker"]
     command += ["--weight-transfer-config", '{"backend": "rlvr"}']
     command += ["--dtype", "float32", "--enforce-eager", "--kv-cache-memory-bytes", str(2**27), "--max-num-seqs", "32"]
-    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096"]
+    command += ["--no-enable-chunked-prefill", "--max-num-batched-tokens", "4096", *arguments]
     environment = {
         **os.environ,
         "VLLM_SERVER_DEV_MODE": "1",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from rlvr.engines.native import NativeEngine
 from rlvr.engines.vllm.engine import VllmEngine
@@ -18,7 +19,7 @@ from rlvr.errors import EngineError
 from rlvr.trainers.model.tiny import tiny_tokenizer
 from rlvr.types import FinishReason, Sampling
 
-from .conftest import ALPHABET, Served, assert_weights_may_come_at_any_time, build_model, generate, perturb, prompts
+from .conftest import ALPHABET, Served, assert_weights_may_come_at_any_time, build_model, generate, perturb, prompts, serving
 
 GREEDY = Sampling(max_tokens=24, temperature=0.0)
 
@@ -88,6 +89,37 @@ def test_a_server_takes_weights_over_the_network_and_survives_a_trainer_that_is_
         assert_weights_may_come_at_any_time(engine, model)
     finally:
         asyncio.run(engine.close())
+
+
+def test_a_server_of_two_workers_takes_its_weights_over_the_network_and_goes_on_after_some_that_it_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.set_num_threads(1)
+    model, tokenizer = build_model(), tiny_tokenizer(ALPHABET, ("<think>", "</think>"))
+    native = NativeEngine(model, tokenizer, max_rows=32)
+    requests: list[Any] = [(prompt, GREEDY) for prompt in prompts(model, 16, 3, 300)]
+    with serving(tmp_path, "--tensor-parallel-size", "2") as served:
+        engine = VllmEngine(model, tokenizer, max_rows=32, url=served.url, weights="gloo")
+        try:
+            same(engine, native, requests)
+            written = engine._folder.write_together
+
+            def damaged(*arguments: Any) -> Any:
+                weights = written(*arguments)
+                save_file({**load_file(weights.path), "model.norm.weight": torch.ones(7)}, weights.path)
+                return weights
+
+            with monkeypatch.context() as inner:
+                inner.setattr(engine._folder, "write_together", damaged)
+                with pytest.raises(EngineError, match=r"update_weights answered 500: .*Weights were not taken over"):
+                    engine.update_weights()
+            same(engine, native, requests[:4])  # its old weights are back
+            perturb(model, 3)
+            native.update_weights()
+            assert engine.update_weights().gap_mean < 1e-5
+            same(engine, native, requests)
+        finally:
+            asyncio.run(engine.close())
 
 
 def same(engine: VllmEngine, native: NativeEngine, requests: Any) -> None:
