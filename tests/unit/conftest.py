@@ -13,8 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from rlvr import registry
+
+# How long an example takes is the machine's to say.
+settings.register_profile(
+    "untimed",
+    settings.default,
+    deadline=None,
+    suppress_health_check={*settings.default.suppress_health_check, HealthCheck.too_slow},
+)
+settings.load_profile("untimed")
 
 ENTRY_POINTS = """
 [rlvr.tools]

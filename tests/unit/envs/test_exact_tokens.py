@@ -150,7 +150,9 @@ def call_text(family: Family, expression: str) -> str:
 
 each_family = pytest.mark.parametrize("family", FAMILIES, ids=[family.name for family in FAMILIES])
 with_system = pytest.mark.parametrize("has_system", [False, True], ids=["user", "system+user"])
-EXAMPLES = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+EXAMPLES = settings(
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 
 
 class Recorder:

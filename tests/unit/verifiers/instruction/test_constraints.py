@@ -110,7 +110,7 @@ def test_gold_answers_of_another_form_are_refused(answer: Any) -> None:
 
 
 @given(text=st.text(max_size=300))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_any_text_gets_a_verdict_and_the_same_one_again(text: str, bound: Mapping[str, Bound]) -> None:
     for constraint in bound.values():
         verdicts = {constraint.follows(text) for _ in range(2)} | {constraint.follows(text, "fixed")}
@@ -119,7 +119,7 @@ def test_any_text_gets_a_verdict_and_the_same_one_again(text: str, bound: Mappin
 
 
 @given(pieces=st.lists(st.sampled_from(MARKS), max_size=60))
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_marks_in_any_order_get_a_verdict(pieces: list[str], bound: Mapping[str, Bound]) -> None:
     for id, constraint in bound.items():
         if not id.startswith(("language", "change_case:english")):
