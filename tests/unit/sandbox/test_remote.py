@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import threading
 import time
 import urllib.error
@@ -26,6 +25,8 @@ from rlvr.integrations.listen import BoundServer
 from rlvr.integrations.sandbox_server import SandboxService
 from rlvr.sandbox.jobs import Call, Calls, Cell, Execution, Job, Limits, Program, Returned, Sandbox, Session, Status
 from rlvr.sandbox.remote import RemoteSandbox
+
+from ...ports import free_port
 
 TOKEN = "correct horse"
 
@@ -106,11 +107,11 @@ def served(sandbox: Sandbox, *, port: int = 0, limits: ServerLimits | None = Non
     thread = threading.Thread(target=server.run_to_end)
     thread.start()
     try:
-        assert is_up.wait(10)
+        assert is_up.wait(60)
         yield server
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
@@ -123,16 +124,10 @@ def connected(*urls: str, **options: Any) -> Iterator[RemoteSandbox]:
         remote.close()
 
 
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def post(url: str, content: bytes, token: str = TOKEN) -> tuple[int, Any]:
     request = urllib.request.Request(url, data=content, headers={"Authorization": f"Bearer {token}"})
     try:
-        with urllib.request.urlopen(request, timeout=10) as response:
+        with urllib.request.urlopen(request, timeout=60) as response:
             return response.status, json.loads(response.read())
     except urllib.error.HTTPError as error:
         with error:
@@ -185,14 +180,14 @@ def test_cancelling_ends_the_job_on_the_server() -> None:
 
     async def cancel(remote: RemoteSandbox) -> None:
         task = asyncio.create_task(remote.run(Program("forever")))
-        await asyncio.to_thread(sandbox.has_begun.wait, 10)
+        await asyncio.to_thread(sandbox.has_begun.wait, 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     with served(sandbox) as server, connected(server.url) as remote:
         asyncio.run(cancel(remote))
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not sandbox.ended and time.monotonic() < deadline:
             time.sleep(0.01)
         assert sandbox.ended == ["forever"]
@@ -203,20 +198,20 @@ def test_a_job_that_takes_longer_than_the_silence_is_not_given_up(monkeypatch: p
     sandbox = OneSandbox()
 
     async def slow(job: Job, limits: Limits = Limits(), *, run: str = "") -> Execution:  # noqa: B008
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(1.3)
         return Execution(Status.EXITED, stdout=b"late")
 
     sandbox.run = slow  # type: ignore[method-assign]
-    with served(sandbox) as server, connected(server.url, silence_s=0.4) as remote:
+    with served(sandbox) as server, connected(server.url, silence_s=1.0) as remote:
         assert remote.execute(Program("")).stdout == b"late"
 
 
 def test_a_server_that_says_nothing_is_lost_twice_and_then_an_error() -> None:
-    with served(OneSandbox()) as server, connected(server.url, silence_s=0.2) as remote:
+    with served(OneSandbox()) as server, connected(server.url, silence_s=0.5) as remote:
         started = time.monotonic()
         with pytest.raises(SandboxError, match=r"failed twice: .*the connection was lost: ReadTimeout"):
             remote.execute(Program("forever"))
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 60
 
 
 def test_a_sandbox_that_fails_is_an_error_and_no_verdict() -> None:
@@ -264,7 +259,7 @@ def test_a_host_that_goes_away_under_a_job_is_replaced_by_another() -> None:
         async def run(self, job: Job, limits: Limits = Limits(), *, run: str = "") -> Execution:  # noqa: B008
             for connection in list(server.server_state.connections):
                 connection.transport.abort()
-            await asyncio.sleep(5)
+            await asyncio.sleep(60)
             raise AssertionError("nobody waits any more")
 
     second = OneSandbox()
@@ -298,7 +293,7 @@ def test_a_server_that_is_full_says_so_and_the_client_waits() -> None:
             thread.start()
             is_full.wait(0.2)
             assert not done
-        thread.join(10)
+        thread.join(60)
     assert done[0].is_success
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import runpy
-import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,6 +12,8 @@ from typing import Any
 import pytest
 
 from rlvr.config import load_recipe, to_toml
+
+from ...ports import free_port
 
 SEVENS = """
 from rlvr.types import Verdict
@@ -71,9 +72,7 @@ class Ranks:
 
     def __init__(self, size: int, argv: Sequence[str], folder: Path, **environment: str) -> None:
         PROCESSES.set_forkserver_preload(PRELOADED)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         shared = {"WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         folder.mkdir(parents=True, exist_ok=True)
         self._logs = [folder / f"rank-{rank}-{port}.log" for rank in range(size)]
