@@ -147,7 +147,7 @@ def test_waiting_runs_take_turns_for_the_one_slot() -> None:
         _until(lambda: len(lane._waiting) == len(threads))
     lane.release(held)
     for thread in threads:
-        thread.join(5)
+        thread.join(60)
     assert order == ["a", "b", "a", "a"]
     lane.close()
 
@@ -159,7 +159,7 @@ def _use(lane: Lane, run: str, order: list[str]) -> None:
 
 
 def _until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.001)

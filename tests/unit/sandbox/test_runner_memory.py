@@ -69,8 +69,9 @@ class Users:
 alive, some = [], Users()
 print(users.reap_all(some, listing), some.killed)
 for _ in range(3):
-    if os.fork() == 0: os._exit(0)
-time.sleep(0.05)
+    pid = os.fork()
+    if pid == 0: os._exit(0)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # dead, and not reaped
 print(users.reap_all(some, listing), some.killed)
 pid = os.fork()
 if pid == 0: time.sleep(60)
