@@ -4,6 +4,7 @@ import asyncio
 import gc
 import math
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -58,10 +59,10 @@ def is_running(pid: int) -> bool:
 
 
 def assert_gone(pid: int) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while is_running(pid):
         assert time.monotonic() < deadline, f"process {pid} is still there"
-        os.sched_yield()
+        time.sleep(0.002)
 
 
 def test_reward_is_the_weighted_sum_and_its_parts_add_up() -> None:
@@ -206,7 +207,7 @@ def test_a_hanging_verifier_is_killed_with_its_children(tmp_path: Path) -> None:
     (verdict,) = misbehave("hang with child", timeout_s=0.5, directory=str(tmp_path))
     assert verdict.outcome is Outcome.VERIFIER_ERROR
     assert "longer than 0.5 s" in verdict.reason
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 60
     assert_gone(int((tmp_path / "child").read_text()))
 
 
@@ -276,9 +277,12 @@ def test_a_cancelled_grade_does_not_disturb_the_next() -> None:
         async with Grader([WeightedVerifier(MISBEHAVING)], workers=1, timeout_s=5.0) as grader:
             first, stuck, last = rollout("first"), rollout("hang"), rollout("last")
             await grader.grade(first)
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.2):
-                    await grader.grade(stuck)
+            grading = asyncio.create_task(grader.grade(stuck))
+            while not grader_has_asked(grader):
+                await asyncio.sleep(0)
+            grading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await grading
             await grader.grade(last)
             return [first.verdicts["misbehaving"], last.verdicts["misbehaving"]]
 
@@ -289,15 +293,18 @@ def test_a_cancelled_grade_does_not_disturb_the_next() -> None:
 
 def test_an_answer_in_time_counts_even_if_our_own_loop_was_busy() -> None:
     async def run() -> Verdict:
-        async with Grader([WeightedVerifier(MISBEHAVING)], workers=1, timeout_s=0.3) as grader:
+        async with Grader([WeightedVerifier(MISBEHAVING)], workers=1, timeout_s=0.5) as grader:
             await grader.grade(rollout("warm"))
+            assert grader._pool is not None
+            [worker] = grader._pool._idle
             item = rollout("ok")
             task = asyncio.create_task(grader.grade(item))
             while not (grader_has_asked(grader) or task.done()):  # done already, if we were interrupted at the right moment
                 await asyncio.sleep(0)
-            busy_until = time.monotonic() + 0.6
-            while time.monotonic() < busy_until:
-                pass
+            asked = time.monotonic()
+            if not task.done():
+                select.select([worker._socket], [], [], 60.0)  # until the answer is there: our loop knows nothing of it
+            time.sleep(max(0.0, asked + 0.55 - time.monotonic()))
             await task
             return item.verdicts["misbehaving"]
 
@@ -353,13 +360,22 @@ def test_a_stuck_worker_whose_parent_was_killed_ends_by_itself(tmp_path: Path, m
     from rlvr.verifiers import worker
 
     assert 0 < worker.ALARM_GRACE_S <= 1  # how long it may take beyond the time limit
-    script = ORPHAN.replace("END", "await grader.grade(Rollout.from_response(Problem('p', (), '5'), 'hang'))").replace(
-        "timeout_s=1.0", "timeout_s=0.2"
-    )
+    script = ORPHAN.replace("END", "await grader.grade(Rollout.from_response(Problem('p', (), '5'), 'hang'))")
     with subprocess.Popen(
         [sys.executable, "-c", script, MISBEHAVING, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
+        begun = cpu_ticks(pid)
+        while cpu_ticks(pid) < begun + 2:  # it is stuck
+            time.sleep(0.002)
         parent.send_signal(signal.SIGKILL)
     assert_gone(pid)
+
+
+def cpu_ticks(pid: int) -> float:
+    """Infinitely many of one that has ended."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11])
+    except (FileNotFoundError, ProcessLookupError):
+        return math.inf

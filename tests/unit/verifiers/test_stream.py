@@ -97,7 +97,7 @@ def test_leaving_early_stops_the_reader() -> None:
     stream.close()
     for thread in threading.enumerate():
         if thread.name.startswith("rlvr-reader"):
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
 
 

@@ -10,7 +10,7 @@ from rlvr.types import Problem, Rollout, Verdict
 from rlvr.verifiers.base import verifier
 
 TOGETHER = 8
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 _meeting = threading.Barrier(TOGETHER)
 _seen: set[str] = set()
