@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import pytest
 
@@ -143,7 +144,7 @@ def test_ten_thousand_calls_in_a_message_are_none() -> None:
     started = time.perf_counter()
     rollout = one([call("1") * 10_000, "42"])
     assert (rollout.stop, rollout.calls) == (Stop.MAX_CALLS, ())
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 30
 
 
 def test_ten_thousand_calls_one_a_message_end_at_the_limit_of_turns_or_calls() -> None:
@@ -161,7 +162,7 @@ def test_outputs_are_cut_to_their_limit_in_the_models_tokens_and_say_so() -> Non
 
 
 def waits_for_ever() -> None:
-    time.sleep(1.0)
+    time.sleep(5.0)
 
 
 async def sleeps(seconds: float) -> str:
@@ -211,7 +212,8 @@ def plain_call(name: str, arguments: str = "{}") -> str:
     ],
 )
 def test_tools_that_misbehave_neither_hang_nor_kill_the_rollout(function: Any, status: CallStatus, told: str) -> None:
-    rollout = one([plain_call(function.__name__), "42"], tools=[named(function)], limits={"call_s": 0.4, "output_tokens": 120})
+    call_s = 0.4 if function is waits_for_ever else 60.0
+    rollout = one([plain_call(function.__name__), "42"], tools=[named(function)], limits={"call_s": call_s, "output_tokens": 120})
     assert (rollout.stop, rollout.is_correct, rollout.calls[0].status) == (Stop.STOP, True, status)
     assert told in rollout.turns[0].replies[0].content
 
@@ -235,21 +237,21 @@ def test_wall_time_ends_the_rollout_during_a_call_and_between_calls() -> None:
     slow = plain_call("sleeps", '{"seconds": 30}')
     rollout = one([slow, "42"], tools=[named(sleeps)], limits={"wall_s": 0.1})
     assert (rollout.stop, rollout.is_scored, rollout.calls) == (Stop.WALL_TIME, True, ())
-    short = plain_call("sleeps", '{"seconds": 0.06}')
-    rollout = one([short, short, short, "42"], tools=[named(sleeps)], limits={"wall_s": 0.15})
+    short = plain_call("sleeps", '{"seconds": 0.01}')
+    rollout = one([short, short, slow, "42"], tools=[named(sleeps)], limits={"wall_s": 0.6})
     assert (rollout.stop, len(rollout.calls)) == (Stop.WALL_TIME, 2)
 
 
 def test_time_at_the_engine_is_not_the_rollouts() -> None:
     class Slow(ScriptedEngine):
         async def generate(self, prompt_ids: Sequence[int], sampling: Sampling) -> Any:
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.6)
             return await super().generate(prompt_ids, sampling)
 
     engine = Slow(lambda prompt, sampling: (ord("4"), ord("2"), END))
     from rlvr.envs.single_turn import SingleTurn
 
-    runner = RolloutRunner(engine, Renderer(Characters()), SingleTurn, Grader(), limits=RolloutLimits(wall_s=0.02))
+    runner = RolloutRunner(engine, Renderer(Characters()), SingleTurn, Grader(), limits=RolloutLimits(wall_s=0.5))
     assert asyncio.run(runner.run(PROBLEM, 0, Sampling(max_tokens=9))).is_correct
 
 
@@ -272,11 +274,21 @@ def test_an_environment_that_hangs_at_its_start_is_our_fault() -> None:
     assert rollout.error == "the environment did not start within 0.05 s"
 
 
+TOGETHER = 16
+MEETINGS: WeakKeyDictionary[Any, asyncio.Barrier] = WeakKeyDictionary()
+
+
+async def meets() -> str:
+    """Answers when it was called in all rollouts."""
+    await MEETINGS.setdefault(asyncio.get_running_loop(), asyncio.Barrier(TOGETHER)).wait()
+    return "all are here"
+
+
 def test_rollouts_of_a_group_do_not_wait_for_each_others_tools() -> None:
-    wait = plain_call("sleeps", '{"seconds": 0.2}')
-    started = time.perf_counter()
-    rollouts = play(lambda text: "42" if "awake" in text else wait, tools=[named(sleeps)], rollouts=16)
-    assert time.perf_counter() - started < 1.5
+    def says(text: str) -> str:
+        return "42" if "all are here" in text else plain_call("meets")
+
+    rollouts = play(says, tools=[named(meets)], limits={"call_s": 60.0}, rollouts=TOGETHER)
     assert all(rollout.is_correct and len(rollout.calls) == 1 for rollout in rollouts)
 
 

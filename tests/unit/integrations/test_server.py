@@ -53,25 +53,30 @@ def running(verifier: str = "number", **options: Any) -> Iterator[VerifierServer
     thread = threading.Thread(target=server.run_to_end)
     thread.start()
     try:
-        assert is_up.wait(10)
+        assert is_up.wait(60)
         yield server
     finally:
         server.should_exit = True
-        thread.join(20)
+        thread.join(60)
         assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[VerifierServer]:
-    limits = ServerLimits(body_mb=0.1, rows=50, read_s=0.2, header_s=0.2)
-    with running(limits=limits) as server:
+    with running(limits=ServerLimits(body_mb=0.1, rows=50)) as server:
+        yield server
+
+
+@pytest.fixture
+def impatient() -> Iterator[VerifierServer]:
+    with running(limits=ServerLimits(read_s=0.2, header_s=0.2)) as server:
         yield server
 
 
 def ask(server: VerifierServer, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
     request = urllib.request.Request(server.url + path, data=body, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=60) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         with error:
@@ -213,17 +218,17 @@ def test_an_address_that_cannot_be_is_a_clear_error(host: str, port: int) -> Non
 
 def connect(server: VerifierServer) -> socket.socket:
     host, _, port = server.url.removeprefix("http://").partition(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
-def test_a_client_that_sends_nothing_is_cut_off(server: VerifierServer) -> None:
-    with connect(server) as silent:
+def test_a_client_that_sends_nothing_is_cut_off(impatient: VerifierServer) -> None:
+    with connect(impatient) as silent:
         silent.sendall(b"POST /verify HTTP/1.1\r\nHost:")
         assert silent.recv(1) == b""
 
 
-def test_a_body_that_does_not_arrive_is_refused(server: VerifierServer) -> None:
-    with connect(server) as slow:
+def test_a_body_that_does_not_arrive_is_refused(impatient: VerifierServer) -> None:
+    with connect(impatient) as slow:
         slow.sendall(b"POST /verify HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc")
         assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
 
@@ -276,13 +281,13 @@ def test_the_command_ends_gracefully_with_the_requests_under_way(held: str, tmp_
             process.send_signal(ending)
             gate.touch()
             assert b'"outcome": "correct"' in read_all(client)
-        assert process.wait(20) in (0, -signal.SIGTERM)
+        assert process.wait(60) in (0, -signal.SIGTERM)
         assert process.stderr.read() == ""
 
 
 def connect_url(url: str) -> socket.socket:
     host, _, port = url.removeprefix("http://").partition(":")
-    return socket.create_connection((host, int(port)), timeout=20)
+    return socket.create_connection((host, int(port)), timeout=60)
 
 
 def read_all(client: socket.socket) -> bytes:

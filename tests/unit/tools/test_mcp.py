@@ -42,7 +42,9 @@ def refuse(why: str) -> str:
 
 
 @server.tool()
-def dawdle(seconds: float) -> str:
+def dawdle(seconds: float, note: str = "") -> str:
+    if note:
+        open(note, "w").close()
     time.sleep(seconds)
     return "at last"
 
@@ -151,17 +153,20 @@ def test_a_server_that_dies_during_a_call_fails_that_call_by_our_fault_and_is_st
         assert "died during a call of die; it wrote: a last word" in said[index]
 
 
-def test_a_server_that_dies_takes_the_calls_in_flight_with_it_but_does_not_hang(script: Path) -> None:
+def test_a_server_that_dies_takes_the_calls_in_flight_with_it_but_does_not_hang(script: Path, tmp_path: Path) -> None:
+    has_begun = tmp_path / "begun"
+
     async def main() -> list[Any]:
-        async with Toolbox([stdio(script)], CallLimits(call_s=10.0)) as box:
+        async with Toolbox([stdio(script)], CallLimits(call_s=120.0)) as box:
             scope = box.open_scope()
-            waiting = asyncio.create_task(box.run([Asked("dawdle", {"seconds": 5})], scope))
-            await asyncio.sleep(0.1)
+            waiting = asyncio.create_task(box.run([Asked("dawdle", {"seconds": 100, "note": str(has_begun)})], scope))
+            while not (has_begun.exists() or waiting.done()):
+                await asyncio.sleep(0.01)
             return await asyncio.gather(waiting, box.run([Asked("die")], scope), return_exceptions=True)
 
     started = time.perf_counter()
     found = asyncio.run(main())
-    assert time.perf_counter() - started < 9
+    assert time.perf_counter() - started < 90
     assert all(isinstance(one, ToolError) for one in found)
 
 
@@ -202,18 +207,16 @@ def http_server() -> Iterator[str]:
 
     namespace: dict[str, Any] = {"__name__": "served"}
     exec(SERVER, namespace)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     app = namespace["server"].streamable_http_app()
-    served = uvicorn.Server(uvicorn.Config(app, port=port, log_level="critical"))
-    thread = threading.Thread(target=served.run, daemon=True)
-    thread.start()
-    while not served.started:
-        time.sleep(0.01)
-    yield f"http://127.0.0.1:{port}/mcp"
-    served.should_exit = True
-    thread.join(10)
+    served = uvicorn.Server(uvicorn.Config(app, log_level="critical"))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=served.run, args=([listening],), daemon=True)
+        thread.start()
+        while not served.started:
+            time.sleep(0.01)
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}/mcp"
+        served.should_exit = True
+        thread.join(60)
 
 
 def test_a_server_over_http_is_called_like_one_over_stdio(http_server: str) -> None:

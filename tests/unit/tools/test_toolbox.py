@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -102,7 +103,7 @@ def test_a_tool_that_hangs_is_left_behind() -> None:
     started = time.perf_counter()
     called = one(lambda: asyncio.sleep(60), CallLimits(call_s=0.05))
     assert (called.record.status, called.answer.text) == (CallStatus.TIMED_OUT, "Error: odd was stopped after 0.05 s")
-    assert time.perf_counter() - started < 5
+    assert time.perf_counter() - started < 30
 
 
 def test_a_tool_that_does_not_heed_its_cancellation_holds_up_nobody() -> None:
@@ -121,10 +122,13 @@ def test_a_tool_that_does_not_heed_its_cancellation_holds_up_nobody() -> None:
 
 
 def test_a_function_that_blocks_its_thread_is_left_behind_too() -> None:
+    release = threading.Event()
+
     def blocks() -> None:
-        time.sleep(0.5)
+        release.wait(60)
 
     [called] = run([FunctionTool(blocks)], [Asked("blocks")], CallLimits(call_s=0.05))
+    release.set()
     assert called.record.status is CallStatus.TIMED_OUT
 
 
