@@ -122,7 +122,7 @@ def test_calls_keep_types_apart_and_one_failure_does_not_end_the_others(sandbox:
 
 def test_a_call_that_takes_too_long_does_not_cost_the_others(sandbox: SandboxPool) -> None:
     code = "def f(x):\n    while x: pass\n    return 'done'"
-    done = sandbox.execute(Calls(code, "f", (Call((0,)), Call((1,)), Call((0,)))), Limits(call_s=0.2))
+    done = sandbox.execute(Calls(code, "f", (Call((0,)), Call((1,)), Call((0,)))), Limits(call_s=0.5))
     assert [item.failure.kind if item.failure else item.value for item in done.returned] == ["done", "TimeoutError", "done"]
 
 
@@ -222,24 +222,26 @@ def test_cancelling_ends_the_submission_and_frees_the_slot(fragile: SandboxPool)
         assert (await fragile.run(HELLO)).stdout == b"hello\n"
         return time.monotonic() - started
 
-    assert asyncio.run(cancelled()) < 20
+    assert asyncio.run(cancelled()) < 45
 
 
 # -- faults
 
 
 def test_a_killed_container_is_replaced_and_the_job_repeated(fragile: SandboxPool) -> None:
-    box = fragile.boxes()[0]
+    box, lane = fragile.boxes()[0], fragile._lanes["standard"]
     results: list[bytes] = []
-    job = Program("import time; time.sleep(0.6); print('after all')")
-    thread = threading.Thread(target=lambda: results.append(fragile.execute(job).stdout))
+    for pid in _slot_servers(box.name):
+        os.kill(pid, signal.SIGSTOP)  # it answers nothing before it is killed
+    thread = threading.Thread(target=lambda: results.append(fragile.execute(HELLO).stdout))
     thread.start()
-    time.sleep(0.3)
+    while len(lane._idle) == 2:
+        time.sleep(0.001)
     client = connect_engine()
     client.containers.get(box.name).kill()
     client.close()
-    thread.join(30)
-    assert results == [b"after all\n"]
+    thread.join(60)
+    assert results == [b"hello\n"]
     assert fragile.boxes()[0].name != box.name
 
 
@@ -284,7 +286,7 @@ def test_boxes_of_a_killed_process_end_themselves(docker_host: str, tmp_path: Pa
     script.write_text(
         "import time\nfrom rlvr.sandbox.docker import DockerBackend\nfrom rlvr.sandbox.pool import SandboxPool\n"
         "pool = SandboxPool([DockerBackend(pool='test-killed')], slots=1)\npool.warm_up()\n"
-        "print('up', flush=True)\ntime.sleep(60)\n"
+        "print('up', flush=True)\ntime.sleep(600)\n"
     )
     owner = subprocess.Popen([sys.executable, str(script)], stdout=subprocess.PIPE, text=True)
     assert owner.stdout is not None
@@ -294,7 +296,7 @@ def test_boxes_of_a_killed_process_end_themselves(docker_host: str, tmp_path: Pa
     owner.stdout.close()
     client = connect_engine()
     mine = {"label": f"{LABEL_POOL}=test-killed"}
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while client.containers.list(filters=mine) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert client.containers.list(filters=mine) == []

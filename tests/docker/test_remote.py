@@ -39,7 +39,7 @@ def server(docker_host: str) -> Iterator[str]:
         assert announced["token"] is None, "a token that was given is not printed"
         yield announced["url"]
         process.send_signal(signal.SIGINT)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()
@@ -90,7 +90,7 @@ def test_cancelling_frees_the_slot(remote: RemoteSandbox) -> None:
     asyncio.run(cancel())
     started = time.monotonic()
     assert remote.execute(Program("print(1)")).is_success
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 45
 
 
 def test_a_session_lives_there(remote: RemoteSandbox) -> None:
