@@ -247,9 +247,9 @@ def test_a_crash_while_saving_in_parts_leaves_the_checkpoint_before(
     tmp_path: Path, recipe: MakeRecipe, train_on: TrainOn, ranks: Start, way: str
 ) -> None:
     run = tmp_path / "run"
-    settings = {"optim": OPTIM, "checkpoint": {"every": 1, "keep": 2}, "steps": 40}
+    settings = {"optim": OPTIM, "checkpoint": {"every": 1, "keep": 2}, "steps": 400}
     started = train_on(2, recipe(**settings, load={"parallel": WAYS[way]}, out=str(run)))
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while not (any(run.glob("checkpoints/.step-*.tmp/moments/*")) and any(run.glob("checkpoints/step-*"))):
         assert time.monotonic() < until
         time.sleep(0.001)

@@ -101,7 +101,7 @@ async def train(collector: AheadCollector, runner: Runner, steps: range, update:
     """The loop's side: take a step's groups, compute for so many turns, push the weights."""
     found = []
     for step in steps:
-        found.append(await asyncio.wait_for(collector.collect(step), 20))
+        found.append(await asyncio.wait_for(collector.collect(step), 120))
         for _ in range(update(step)):
             await asyncio.sleep(0)
         runner.version = step + 1
@@ -122,7 +122,7 @@ class Hall:
 
     def __init__(self, size: int) -> None:
         self.size, self.parts = size, [[] for _ in range(size)]  # type: ignore[var-annotated]
-        self.barrier = threading.Barrier(size, timeout=20)
+        self.barrier = threading.Barrier(size, timeout=120)
 
 
 class Member(World):

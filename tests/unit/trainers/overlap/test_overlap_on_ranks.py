@@ -121,7 +121,7 @@ def test_with_staleness_0_ranks_that_generate_in_other_processes_change_no_bit(
 
 
 AHEAD = {
-    "steps": 60,
+    "steps": 400,
     "rollout": {"max_staleness": 1, "max_tokens": 16, "problems_per_step": 5, "group_size": 4, "probe": 2},
     "algorithm": {"name": "dapo", "overlong": False},
     "checkpoint": {"every": 1},
@@ -146,7 +146,7 @@ def test_ranks_generate_ahead_within_the_bound_survive_their_workers_and_go_on_a
     died_at = len(metrics(run))
     wait_for(lambda: len(metrics(run)) >= died_at + 4)
     os.kill(started.processes[1].pid, signal.SIGKILL)
-    assert started.codes(timeout_s=40) == [3, -signal.SIGKILL]
+    assert started.codes() == [3, -signal.SIGKILL]
     assert "rank 1" in started.said(0)
     assert "Traceback" not in started.said(0)
     done = max(int(path.name[5:]) for path in (run / "checkpoints").glob("step-*"))
@@ -180,7 +180,7 @@ def test_a_run_in_parts_that_is_interrupted_on_one_rank_is_saved_with_all_queues
     started = train_on(2, recipe(**{**AHEAD, "checkpoint": {"every": 0}}, load={"parallel": "fsdp"}, out=str(run)))
     wait_for(lambda: len(metrics(run)) >= 3)
     os.kill(started.processes[1].pid, signal.SIGTERM)
-    assert started.codes(timeout_s=40) == [130, 130], started.said(0) + started.said(1)
+    assert started.codes() == [130, 130], started.said(0) + started.said(1)
     [saved] = (run / "checkpoints").glob("step-*")
     done = int(saved.name.removeprefix("step-"))
     assert done == len(metrics(run))

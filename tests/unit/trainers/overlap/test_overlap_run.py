@@ -184,7 +184,7 @@ def wait_for(condition: Callable[[], Any], seconds: float = 90.0) -> Any:
     raise AssertionError("waited in vain")
 
 
-LONG = {"steps": 40, "checkpoint": {"every": 1}, "eval": {"problems": 0}, "rollout": {"max_staleness": 2, "max_tokens": 24}}
+LONG = {"steps": 400, "checkpoint": {"every": 1}, "eval": {"problems": 0}, "rollout": {"max_staleness": 2, "max_tokens": 24}}
 
 
 def test_a_run_whose_process_is_killed_goes_on_and_one_that_is_killed_itself_leaves_nothing_and_can_be_resumed(
@@ -201,10 +201,10 @@ def test_a_run_whose_process_is_killed_goes_on_and_one_that_is_killed_itself_lea
         assert metrics(run)[-1]["engine_restarts"] == 1
         [second] = workers_of(process.pid)
         process.kill()
-    wait_for(lambda: not is_running(second), seconds=10)
+    wait_for(lambda: not is_running(second))
     done = len(metrics(run))
-    assert done < 40
-    (run / "config.toml").write_text((run / "config.toml").read_text().replace("steps = 40", f"steps = {done + 3}"))
+    assert done < 400
+    (run / "config.toml").write_text((run / "config.toml").read_text().replace("steps = 400", f"steps = {done + 3}"))
     finished = resume(run)
     assert [row["step"] for row in metrics(run)] == list(range(1, done + 4))
     assert sorted({json.loads(line)["step"] for line in (run / "timeline.jsonl").read_text().splitlines()}) == list(

@@ -53,6 +53,8 @@ def test_an_interruption_of_one_rank_at_any_moment_ends_all_after_the_same_step(
         runner.turn_s = 0.002
         collector = make(runner, staleness=1, steps=STEPS, world=world)
         timeline = Timeline(None, time.monotonic)
+        moment = rng("interruption", seed)
+        first, is_near = moment.randrange(STEPS // 2), asyncio.Event()
         pace = AtTheSameTime(Pushed(runner, world), collector, timeline, world, max_staleness=1, threads=1)
 
         def update() -> None:
@@ -62,6 +64,8 @@ def test_an_interruption_of_one_rank_at_any_moment_ends_all_after_the_same_step(
         async def loop() -> int:
             try:
                 for step in range(STEPS):
+                    if step == first:
+                        is_near.set()
                     try:
                         pace.begin(step)
                         await collector.collect(step)
@@ -78,7 +82,8 @@ def test_an_interruption_of_one_rank_at_any_moment_ends_all_after_the_same_step(
         async def main() -> int:
             task = asyncio.create_task(loop())
             if world.rank == seed % 3:
-                await asyncio.sleep(0.05 + 0.2 * rng("interruption", seed).random())
+                await is_near.wait()
+                await asyncio.sleep(0.02 * moment.random())
                 task.cancel()
             return await task
 
