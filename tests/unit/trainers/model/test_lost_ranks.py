@@ -30,7 +30,7 @@ def steps(run: Path) -> list[int]:
     return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def wait_for(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
+def wait_for(condition: Callable[[], bool], timeout_s: float = 120.0) -> None:
     until = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < until, "it did not come to that"
@@ -47,8 +47,8 @@ def test_the_death_of_a_rank_ends_the_others_with_its_name_and_the_run_goes_on_f
     pid = started.processes[victim].pid
     killed = time.monotonic()
     os.kill(pid, signal.SIGKILL)
-    codes = started.codes(timeout_s=40)
-    assert time.monotonic() - killed < 20
+    codes = started.codes()
+    assert time.monotonic() - killed < 60
     assert codes[victim] == -signal.SIGKILL
     assert codes[1 - victim] == 3
     said = started.said(1 - victim)
@@ -71,12 +71,12 @@ def test_torchrun_ends_and_says_which_rank_died(tmp_path: Path, recipe: MakeReci
     file.write_text(to_toml(load_recipe(recipe(steps=400, out=str(run)), ["load.device=cpu"]).model_dump()))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "rlvr", "train"]
     with subprocess.Popen([*command, str(file)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as launcher:
-        wait_for(lambda: len(steps(run)) >= 2, timeout_s=120)
+        wait_for(lambda: len(steps(run)) >= 2)
         children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
         assert len(children) == 2
         victim = max(map(int, children))
         os.kill(victim, signal.SIGKILL)
-        _, said = launcher.communicate(timeout=40)
+        _, said = launcher.communicate(timeout=120)
     assert launcher.returncode == 1
     assert f"(process {victim} on" in said or "rank 0 is gone without a word" in said
     assert f"rlvr train --resume {run}" in said
@@ -89,7 +89,7 @@ def test_accelerate_launch_starts_all_processes_or_is_found_out(tmp_path: Path, 
 
     def launch(how: str) -> subprocess.CompletedProcess[str]:
         launcher = [sys.executable, "-m", "accelerate.commands.launch", how, "--num_processes", "2", "-m", "rlvr", "train"]
-        return subprocess.run([*launcher, str(file)], capture_output=True, text=True, timeout=120, check=False)
+        return subprocess.run([*launcher, str(file)], capture_output=True, text=True, timeout=240, check=False)
 
     alone = launch("--cpu")
     assert alone.returncode != 0
@@ -108,8 +108,8 @@ from rlvr.progress import PROGRESS
 from rlvr.trainers.model.distributed import join_world, watched
 
 try:
-    joined = join_world("cpu", join_s=2.0)
-    with watched(joined, timeout_s=2.0, advice="Do this.") as world:
+    joined = join_world("cpu", join_s={join_s})
+    with watched(joined, timeout_s={timeout_s}, advice="Do this.") as world:
         world.wait()
         if world.rank:
 {second}
@@ -123,9 +123,10 @@ except RlvrError as error:
 
 @pytest.fixture
 def meet(tmp_path: Path, ranks: Start) -> Start:
-    def start(second: str, **environment: str) -> Any:
+    def start(second: str, *, timeout_s: float = 60.0, join_s: float = 60.0, **environment: str) -> Any:
         script = tmp_path / "meet.py"
-        script.write_text(MEET.format(second=textwrap.indent(textwrap.dedent(second), " " * 12)))
+        work = textwrap.indent(textwrap.dedent(second), " " * 12)
+        script.write_text(MEET.format(second=work, timeout_s=timeout_s, join_s=join_s))
         return ranks(2, [str(script)], **environment)
 
     return start
@@ -133,25 +134,25 @@ def meet(tmp_path: Path, ranks: Start) -> Start:
 
 def test_what_a_rank_failed_of_is_what_the_others_say(meet: Start) -> None:
     started = meet("raise EngineError('the engine broke')")
-    assert started.codes(timeout_s=30) == [3, 3]
+    assert started.codes() == [3, 3]
     assert started.said(1) == "the engine broke"
     assert started.said(0).endswith("failed: the engine broke. Rank 0 was at: waiting for all ranks. Do this.")
     assert started.said(0).startswith("rank 1 (process ")
 
 
-HANGS_AT_ONCE = "time.sleep(60)"
+HANGS_AT_ONCE = "time.sleep(600)"
 HANGS_LATER = """
     for _ in range(10):
         time.sleep(0.3)
         PROGRESS.made()
-    time.sleep(60)
+    time.sleep(600)
 """
 
 
 @pytest.mark.parametrize(("second", "waited_s"), [(HANGS_AT_ONCE, 2), (HANGS_LATER, 5)])
 def test_a_rank_that_does_nothing_more_is_named_after_the_time_that_is_set(meet: Start, second: str, waited_s: int) -> None:
-    started = meet(second)
-    assert started.codes(timeout_s=30) == [3, 3]
+    started = meet(second, timeout_s=2.0)
+    assert started.codes() == [3, 3]
     said = started.said(0)
     found = re.search(
         r"rank 0 \(process \d+ on .*\) has been at 'waiting for all ranks' for (\d+) s, and nothing moved on any rank for "
@@ -168,15 +169,15 @@ def test_a_rank_that_does_nothing_more_is_named_after_the_time_that_is_set(meet:
 
 def test_a_first_rank_that_is_stopped_whole_is_noticed_by_the_others(tmp_path: Path, meet: Start) -> None:
     here = tmp_path / "here"
-    started = meet(f"open({str(here)!r}, 'w').close()\ntime.sleep(60)")
+    started = meet(f"open({str(here)!r}, 'w').close()\ntime.sleep(600)", timeout_s=2.0)
     first, second = started.processes
-    wait_for(here.exists, timeout_s=40)
+    wait_for(here.exists)
     os.kill(first.pid, signal.SIGSTOP)
     try:
-        wait_for(lambda: not second.is_alive(), timeout_s=40)
+        wait_for(lambda: not second.is_alive())
     finally:
         first.kill()
-    assert started.codes(timeout_s=10) == [-signal.SIGKILL, 3]
+    assert started.codes() == [-signal.SIGKILL, 3]
     said = started.said(1)
     assert re.search(r"rank 0 has said nothing for \d+ s \(load\.parallel\.timeout_s = 2\)", said), said
     assert "its process was stopped" in said
@@ -196,8 +197,8 @@ LOADS = """
 
 @pytest.mark.parametrize("second", [WORKS, LOADS])
 def test_a_rank_that_still_works_is_waited_for_beyond_that_time(meet: Start, second: str) -> None:
-    started = meet(second)
-    assert started.codes(timeout_s=30) == [0, 0], started.said(0) + started.said(1)
+    started = meet(second, timeout_s=4.0)
+    assert started.codes() == [0, 0], started.said(0) + started.said(1)
 
 
 HANGS = """
@@ -226,7 +227,7 @@ def test_a_training_rank_that_hangs_ends_the_run_and_is_named(tmp_path: Path, re
         load={"parallel": {"name": "ddp", "timeout_s": 4}},
     )
     started = train_on(2, asked)
-    assert started.codes(timeout_s=100) == [3, 3]
+    assert started.codes() == [3, 3]
     said = started.said(0)
     assert re.search(r"nothing moved on any rank for \d+ s \(load\.parallel\.timeout_s = 4\)\. rank 1 \(process", said), said
     assert f"rlvr train --resume {tmp_path / 'run'}" in said
@@ -234,8 +235,8 @@ def test_a_training_rank_that_hangs_ends_the_run_and_is_named(tmp_path: Path, re
 
 
 def test_a_rank_that_never_comes_is_named_within_the_time_to_join(meet: Start) -> None:
-    started = meet("pass", WORLD_SIZE="3", TORCHELASTIC_USE_AGENT_STORE="False")
-    assert started.codes(timeout_s=30) == [3, 3]
+    started = meet("pass", join_s=2.0, WORLD_SIZE="3", TORCHELASTIC_USE_AGENT_STORE="False")
+    assert started.codes() == [3, 3]
     for rank in (0, 1):
         assert "of 3 processes not all came within 2 s (load.parallel.join_s)" in started.said(rank)
     assert "2/3 clients joined" in started.said(0)
@@ -250,7 +251,7 @@ def test_interrupted_ranks_save_the_step_that_they_finished_together(
     wait_for(lambda: len(steps(run)) >= 2)
     for rank in hears_it:
         os.kill(started.processes[rank].pid, interrupt)
-    assert started.codes(timeout_s=30) == [130, 130]
+    assert started.codes() == [130, 130]
     assert f"continue with: rlvr train --resume {run}" in started.said(0)
     assert "Traceback" not in started.said(0) + started.said(1)
     [saved] = (run / "checkpoints").glob("step-*")
