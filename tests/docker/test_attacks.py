@@ -260,7 +260,7 @@ def test_a_hostile_value_costs_our_process_little(name: str, sandbox: SandboxPoo
     after = resource.getrusage(resource.RUSAGE_SELF)
     assert set(answers.values()) == {WRONG}, answers
     # What a value costs is bounded by what is read of it: 8 MiB and a million values for an execution.
-    assert after.ru_utime - before.ru_utime < 10.0
+    assert after.ru_utime - before.ru_utime < 20.0
     assert time.monotonic() - started < 60.0
 
 

@@ -370,7 +370,7 @@ def look_around(pool: SandboxPool) -> list[dict[str, object]]:
     """What programs find that run in all slots at the same time."""
     seen: dict[str, dict[str, object]] = {}
     with ThreadPoolExecutor(SLOTS) as threads:
-        for _ in range(20):
+        for _ in range(200):
             for look in threads.map(pool.execute, [Program(WITNESS)] * SLOTS):
                 assert look.is_success, look
                 found = json.loads(look.stdout)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 
 PYTHON = sys.executable
-WAIT_S, SERVER_WAIT_S = 4.0, 3.0
+WAIT_S, COMPILER_WAIT_S, SERVER_WAIT_S = 4.0, 60.0, 3.0
 
 FLAG_RUNNER = """
 import sys
@@ -75,11 +75,11 @@ def put(name, content):
         file.write(content)
 
 
-def run(command, *, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, pass_fds=()):
+def run(command, *, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, pass_fds=(), wait_s=WAIT_S):
     """The finished process; None where it did not end in time."""
     try:
         return subprocess.run(
-            command, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, timeout=WAIT_S, check=False, pass_fds=pass_fds
+            command, stdin=stdin, stdout=stdout, stderr=subprocess.DEVNULL, timeout=wait_s, check=False, pass_fds=pass_fds
         )
     except subprocess.TimeoutExpired:
         return None
@@ -138,7 +138,7 @@ def program_in_folder(job):
 
 def compiled(source, *flags):
     put("main.cpp", source)
-    done = run(["g++", "-O0", "-o", "main", *flags, "main.cpp"])
+    done = run(["g++", "-O0", "-o", "main", *flags, "main.cpp"], wait_s=COMPILER_WAIT_S)
     return done is not None and done.returncode == 0
 
 

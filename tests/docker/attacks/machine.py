@@ -144,9 +144,12 @@ ON_NEXT = named("next", {
     """, """
         import os, time
 
-        time.sleep(0.6)
-        if os.path.exists("late") or os.path.exists("/dev/shm/late"):
-            print("FOOLED")
+        end = time.monotonic() + 1.0
+        while time.monotonic() < end:
+            if os.path.exists("late") or os.path.exists("/dev/shm/late"):
+                print("FOOLED")
+                break
+            time.sleep(0.01)
     """),
     "daemon that ignores every signal": _on_server("""
         import os, signal, time
@@ -164,9 +167,12 @@ ON_NEXT = named("next", {
     """, """
         import os, time
 
-        time.sleep(0.2)
-        if os.path.exists("/dev/shm/alive") and time.time() - float(open("/dev/shm/alive").read() or 0) < 0.15:
-            print("FOOLED")
+        begun = time.time()
+        while time.time() < begun + 0.6:
+            if os.path.exists("/dev/shm/alive") and float(open("/dev/shm/alive").read() or 0) > begun:
+                print("FOOLED")
+                break
+            time.sleep(0.01)
     """),
     "daemon that copies itself faster than it is killed": _on_server("""
         import os, time
@@ -182,8 +188,12 @@ ON_NEXT = named("next", {
     """, """
         import os
 
-        mine = os.getuid()
-        others = [pid for pid in os.listdir("/proc") if pid.isdigit() and os.stat(f"/proc/{pid}").st_uid == mine]
+        mine, others = os.getuid(), []
+        for pid in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                others += [pid] if os.stat(f"/proc/{pid}").st_uid == mine else []
+            except FileNotFoundError:  # it is a copy further
+                pass
         if os.path.exists("running"):
             print("FOOLED", others)
     """),
