@@ -68,7 +68,7 @@ class View:
     def __init__(self, browser: Any, url: str, width: int = 1280) -> None:
         self.said: list[str] = []
         self.page = browser.new_page(viewport={"width": width, "height": 800})
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.on("dialog", lambda dialog: self.said.append(f"dialog: {dialog.message}"))
@@ -87,7 +87,7 @@ class View:
 
     def wait_for(self, condition: str) -> None:
         """Until a JavaScript expression holds. Playwright's own way is an eval in the page, which its policy forbids."""
-        for _ in range(300):
+        for _ in range(1200):
             if self.page.evaluate(condition):
                 return
             self.page.wait_for_timeout(50)
@@ -360,7 +360,7 @@ def test_the_command_serves_the_page_until_it_is_ended_and_the_page_says_so(brow
         view.open("", "table.list tbody tr")
         view.wait_for("document.querySelectorAll('table.list tbody tr').length === 3")
         process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 0
         assert "Ctrl-C ends it" in said
         assert "Traceback" not in said

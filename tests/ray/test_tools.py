@@ -125,16 +125,17 @@ def test_a_call_that_nobody_waits_for_ends_on_its_node(cluster: Any, tmp_path: P
     async def work(box: Toolbox, pool: RayTools) -> None:
         note = tmp_path / "ended"
         waiting = asyncio.create_task(asked(box, box.open_scope(), ("wait", {"note": str(note)})))
-        while not any(member.in_flight for member in pool._living().members):
+        deadline = time.monotonic() + 60.0
+        while not Path(f"{note}.begun").exists():
+            assert time.monotonic() < deadline
             await asyncio.sleep(0.02)
-        await asyncio.sleep(0.5)  # for it to begin there
+        assert any(member.in_flight for member in pool._living().members)
         waiting.cancel()
-        deadline = time.monotonic() + 30.0
         while not note.exists():
             assert time.monotonic() < deadline
-            await asyncio.sleep(0.05)
+            await asyncio.sleep(0.02)
 
-    opened(["wait"], work)
+    opened(["wait"], work, call_s=120.0)
 
 
 def test_a_call_whose_actor_dies_is_asked_once_more_and_no_oftener(cluster: Any, tmp_path: Path) -> None:

@@ -37,7 +37,8 @@ def fail(kind: str) -> object:
 
 
 async def wait(note: str) -> str:
-    """Waits for ever, and notes when it is told not to."""
+    """Waits for ever, and notes that it has begun, and when it is told not to."""
+    Path(f"{note}.begun").touch()
     try:
         await asyncio.sleep(1000)
     except asyncio.CancelledError:

@@ -44,10 +44,10 @@ def test_the_page_is_served_until_the_command_is_ended(run: Path, end: signal.Si
         url, _, fragment = json.loads(process.stdout.readline())["url"].partition("#")
         assert url.startswith("http://127.0.0.1:")
         assert fragment == "/rollouts?step=1&problem=a+b"
-        with urllib.request.urlopen(f"{url}api/state", timeout=20) as reply:
+        with urllib.request.urlopen(f"{url}api/state", timeout=60) as reply:
             assert json.load(reply)["runs"][0]["rollouts"] == 1
         process.send_signal(end)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=60)
         assert process.returncode == 0
         assert "Ctrl-C ends it" in said
         assert "Traceback" not in said
