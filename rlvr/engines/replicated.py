@@ -26,6 +26,7 @@ from rlvr.types import Completion, Sampling
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _WATCH_S = 2.0
+_PROBE_S = 120.0  # nothing else is asked meanwhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,7 +224,7 @@ class ReplicatedEngine(ABC):
             EngineError: it is above the limit.
         """
         requests = self._probes.requests()
-        drawn = self._thread.run(self._pool.draw_on_each(requests))
+        drawn = self._thread.run(self._pool.draw_on_each(requests, _PROBE_S))
         if not drawn:
             raise EngineError(f"every {self._kind} was lost right after it took over the weights")
         found = {name: measure(requests, draws, self._model, precision=self._precision) for name, draws in drawn.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import lru_cache
@@ -96,10 +96,9 @@ class Host:
                 _broadcast(group, file.get_tensor(name).contiguous())
 
     def close(self) -> None:
-        """Harmless the second time."""
-        group, self._group = self._group, None
-        if group is not None:
-            group.abort()
+        """Harmless the second time. Over "nccl" it may take a minute."""
+        _abort(self._group)
+        self._group = None
 
 
 class Guest:
@@ -135,9 +134,8 @@ class Guest:
 
     def close(self) -> None:
         """The trainer's end notices it. Harmless the second time."""
-        group, self._group = self._group, None
-        if group is not None:
-            group.abort()
+        _abort(self._group)
+        self._group = None
 
 
 @lru_cache(maxsize=2)  # all servers are sent the same
@@ -157,10 +155,15 @@ def way_to(host: str, port: int) -> str:
     Raises:
         OSError: there is no way to it.
     """
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM)[0]
-    with socket.socket(family, kind, protocol) as probe:
-        probe.connect(address)
-        return str(probe.getsockname()[0])
+    problem = OSError(f"{host} has no address")
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, port, type=socket.SOCK_DGRAM):
+        try:
+            with socket.socket(family, kind, protocol) as probe:
+                probe.connect(address)
+                return str(probe.getsockname()[0])
+        except OSError as error:  # no way to an address of this family
+            problem = error
+    raise problem
 
 
 def _group(meeting: Meeting, store: Any, rank: int) -> Any:
@@ -169,13 +172,21 @@ def _group(meeting: Meeting, store: Any, rank: int) -> Any:
         with _unless_set(_NCCL):
             options = dist.ProcessGroupNCCL.Options()
             options._timeout = limit
-            return dist.ProcessGroupNCCL(store, rank, meeting.size, options)
+            group = dist.ProcessGroupNCCL(store, rank, meeting.size, options)
+            group.eager_connect_single_device(torch.device("cuda", torch.cuda.current_device()))
+            return group
     # Left to itself, gloo listens on what the machine's own name stands for, which other machines may not reach.
     mine = meeting.address if rank == 0 else way_to(meeting.address, meeting.port)
     options = dist.ProcessGroupGloo._Options()
     options._timeout = limit
     options._devices = [dist.ProcessGroupGloo.create_device(hostname=mine)]
     return dist.ProcessGroupGloo(store, rank, meeting.size, options)
+
+
+def _abort(group: Any) -> None:
+    if group is not None:
+        with suppress(RuntimeError):  # that others have gone is no news
+            group.abort()
 
 
 def _broadcast(group: Any, tensor: Tensor) -> None:
@@ -193,7 +204,7 @@ def _broadcast(group: Any, tensor: Tensor) -> None:
 @contextmanager
 def _on(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
-        with torch.cuda.device(device):
+        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):  # what the trainer computes goes on
             yield
     else:
         yield

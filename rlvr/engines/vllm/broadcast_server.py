@@ -6,28 +6,28 @@ import asyncio
 import contextlib
 import time
 from dataclasses import asdict
-from typing import Any
 from urllib.parse import urlsplit
 
 import torch
 
-from rlvr.engines.vllm.broadcast import JOIN_S, Host, layout_of
+from rlvr.engines.vllm.broadcast import JOIN_S, Host, Layout, layout_of
 from rlvr.engines.vllm.request import ReplicaLostError, Weights
 from rlvr.engines.vllm.servers import Expected, ServerReplica
 from rlvr.errors import EngineError, boundary
 
 _POLL_S = 0.02
+_ASK_S = 10.0
 _LATER_S = 5.0  # than we, a server's own wait for us may begin
-_USE_FILE = "; else set engine.args.weights = 'file' and engine.args.folder to a folder that both see"
+_USE_FILE = " Else set engine.args.weights = 'file' and engine.args.folder to a folder that both see."
 
 
 class BroadcastServer(ServerReplica):
     """It joins a process group with the trainer before its first weights, and again after it was lost.
 
-    `in_turn` is common to all servers: the trainer sends to one after another, and those that wait go on sampling.
+    `in_turn` is common to all servers: the trainer sends to one after another.
     """
 
-    _hint = ""
+    _hint = ""  # no file is to be seen
 
     def __init__(
         self,
@@ -50,40 +50,46 @@ class BroadcastServer(ServerReplica):
         self._host: Host | None = None
 
     async def start(self) -> None:
-        self._leave()
+        await self._leave()
         await super().start()
 
-    async def load(self, weights: Weights) -> None:
-        async with self._in_turn:
-            await super().load(weights)
-
     async def close(self) -> None:
-        self._leave()
+        await self._leave()
         await super().close()
 
     async def _transfer(self, weights: Weights) -> None:
         if self._host is None:
             self._host = await self._met()
-        host, layout = self._host, await asyncio.to_thread(layout_of, weights.path)
+        layout = await asyncio.to_thread(layout_of, weights.path)
+        async with self._in_turn:
+            try:
+                await self._send(self._host, weights, layout)
+            except BaseException:
+                await self._leave()
+                raise
+
+    async def _send(self, host: Host, weights: Weights, layout: Layout) -> None:
+        """Of two failures the server's says more; a server that says nothing has not noticed that it lost the trainer.
+
+        Raises:
+            ReplicaLostError: it is gone.
+            EngineError: a worker refuses, or the file cannot be read.
+        """
         sending = asyncio.create_task(asyncio.to_thread(host.send, weights.path, layout))
-        taking = asyncio.create_task(self._change("/update_weights", {"update_info": asdict(layout)}))
+        taking = asyncio.create_task(self._change("/update_weights", {"update_info": asdict(layout)}, self._load_s(weights)))
         try:
             await asyncio.wait({sending, taking}, return_when=asyncio.FIRST_EXCEPTION)
-            await self._both(sending, taking)
-        except BaseException:
+            if sending.done() and sending.exception() is not None:
+                await asyncio.wait({taking}, timeout=_LATER_S)
+                if not taking.done():
+                    raise ReplicaLostError(f"{self.name} did not take over weights: {sending.exception()}")
+                await taking
+                await self._check_taken()
+            await taking
+            with boundary(EngineError, f"sending weights to {self.name}"):
+                await sending
+        finally:
             taking.cancel()
-            self._leave()
-            raise
-
-    async def _both(self, sending: asyncio.Task[None], taking: asyncio.Task[Any]) -> None:
-        """Of two failures the server's says more; a server that says nothing has not noticed that it lost the trainer."""
-        if sending.done() and sending.exception() is not None:
-            await asyncio.wait({taking}, timeout=_LATER_S)
-            if not taking.done():
-                raise ReplicaLostError(f"{self.name} did not take over weights: {sending.exception()}")
-        await taking
-        with boundary(EngineError, f"sending weights to {self.name}"):
-            await sending
 
     async def _met(self) -> Host:
         """
@@ -91,16 +97,19 @@ class BroadcastServer(ServerReplica):
             ReplicaLostError: nobody answers.
             EngineError: the server cannot or does not come.
         """
-        workers = int((await self._ask("GET", "/get_world_size"))["world_size"])
+        with boundary(EngineError, f"{self.name} did not say how many workers it has"):
+            workers = int((await self._ask("GET", "/get_world_size", timeout_s=_ASK_S))["world_size"])
         with boundary(EngineError, f"waiting for the workers of {self.name}"):
             host = Host(self._transport, self._peer, workers, self._device)
         meeting = host.meeting
-        asked = asyncio.create_task(self._change("/init_weight_transfer_engine", {"init_info": asdict(meeting)}))
+        limit_s = JOIN_S + _LATER_S
+        asked = asyncio.create_task(self._change("/init_weight_transfer_engine", {"init_info": asdict(meeting)}, 2 * limit_s))
         try:
-            until = time.monotonic() + JOIN_S + _LATER_S
+            until = time.monotonic() + limit_s
             while not host.is_complete():
                 if asked.done():
-                    await asked  # what it cannot do
+                    await asked
+                    await self._check_taken()  # why it did not come
                 if time.monotonic() > until:
                     raise EngineError(
                         f"{self.name} did not come to {meeting.address}, port {meeting.port}, within {JOIN_S:g} s: is that the "
@@ -110,15 +119,16 @@ class BroadcastServer(ServerReplica):
             with boundary(EngineError, f"joining a process group with {self.name} over {self._transport}"):
                 await asyncio.to_thread(host.join)
             await asked
+            await self._check_taken()
         except BaseException:
             asked.cancel()
             with contextlib.suppress(asyncio.CancelledError, EngineError):
                 await asked
-            host.close()
+            await asyncio.to_thread(host.close)
             raise
         return host
 
-    def _leave(self) -> None:
+    async def _leave(self) -> None:
         host, self._host = self._host, None
         if host is not None:
-            host.close()
+            await asyncio.to_thread(host.close)

@@ -144,15 +144,19 @@ class Pool:
             problem = f"{member.replica.name} gave up with {draw.finish!r}"
         raise EngineError(f"a request was lost {_ATTEMPTS} times; the last time: {problem}")
 
-    async def draw_on_each(self, requests: Sequence[Request]) -> dict[str, list[Draw]]:
-        """What every ready replica answers to the same requests, by its name; lost ones are left out."""
+    async def draw_on_each(self, requests: Sequence[Request], limit_s: float | None = None) -> dict[str, list[Draw]]:
+        """What every ready replica answers to the same requests, by its name; lost ones, and those that take longer than
+        `limit_s`, are left out."""
         found: dict[str, list[Draw]] = {}
 
         async def ask(member: _Member) -> None:
             try:
-                found[member.replica.name] = await _all(self._draw_on(member, request) for request in requests)
+                async with asyncio.timeout(limit_s):
+                    found[member.replica.name] = await _all(self._draw_on(member, request) for request in requests)
             except ReplicaLostError as error:
                 self._lose(member, error)
+            except TimeoutError:
+                self._lose(member, ReplicaLostError(f"{member.replica.name} did not answer within {limit_s:g} s"))
 
         await self._free_member()
         await _all(ask(member) for member in self._members if member.is_ready)
@@ -225,8 +229,17 @@ class Pool:
 
     async def _recover(self, member: _Member) -> None:
         try:
-            await asyncio.sleep(self._pause_s)
-            await self._start(member)
+            while True:
+                await asyncio.sleep(self._pause_s)
+                try:
+                    await self._start(member)
+                    return
+                except ReplicaLostError as error:
+                    member.problem = str(error)
+                    if member.restarts_left == 0:
+                        return
+                    member.restarts_left -= 1
+                    self.restarts += 1
         except EngineError as error:
             member.problem = str(error)
         finally:

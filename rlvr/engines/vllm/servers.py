@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import re
 import time
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rlvr.engines.vllm.request import LOGPROBS_MODE, Draw, ReplicaLostError, Request, Weights, draw_of
@@ -17,15 +18,22 @@ from rlvr.types import JSON
 _OLDEST = (0, 32)
 _CONNECT_S = 5.0
 _ASK_S = 10.0  # for what a server knows without computing
-_LOAD_S = 900.0
+_STEP_S = 60.0  # of a weight update, and what its bytes take besides
+_SLOWEST = 50e6  # bytes a second, of a server that reads weights
+_LOAD_S = 900.0  # until another rank has given a server its weights
+_BUSY_S = 75.0  # a server that waits for a trainer that is gone gives up by then
+_OTHERS_S = 5.0  # for another trainer's update to go on
 _POLL_S = 1.0
 _SHARED_POLL_S = 0.1
-_MENDINGS, _IN_A_ROW = 21, 5  # steps
 _HOW = (
     "start it as: VLLM_SERVER_DEV_MODE=1 vllm serve MODEL --enable-scale-out "
     f"--logprobs-mode {LOGPROBS_MODE} --worker-extension-cls rlvr.engines.vllm.worker.Worker "
     """--weight-transfer-config '{"backend": "rlvr"}'"""
 )
+
+
+class _BusyError(ReplicaLostError):
+    """It is there, but does not answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +63,7 @@ def addresses(url: str | Sequence[str]) -> tuple[str, ...]:
 class ServerReplica:
     """One server. It must see the weights' file under the same path. All methods belong to one event loop."""
 
-    _hint = "does the server see the file, and "
+    _hint = " Does the server see the file?"
 
     def __init__(self, url: str, expected: Expected, *, max_requests: int, request_s: float, start_s: float) -> None:
         import httpx
@@ -64,6 +72,7 @@ class ServerReplica:
         self._url = url
         self._expected = expected
         self._start_s = start_s
+        self._request_s = request_s
         self._was_ready = False
         self._model = ""
         limits = httpx.Limits(max_connections=max_requests + 4, max_keepalive_connections=max_requests + 4)
@@ -72,13 +81,14 @@ class ServerReplica:
 
     async def start(self) -> None:
         """See that the server is the right one. One that was lost is waited for; one that was never there is not."""
-        deadline = time.monotonic() + (self._start_s if self._was_ready else 0.0)
+        began = time.monotonic()
         while True:
             try:
                 await self._check()
                 break
             except ReplicaLostError as error:
-                if time.monotonic() >= deadline:
+                wait_s = self._start_s if self._was_ready else _BUSY_S if isinstance(error, _BusyError) else 0.0
+                if time.monotonic() - began >= wait_s:
                     raise EngineError(f"{error}; is it running? {_HOW}") from error
             await asyncio.sleep(_POLL_S)
         self._was_ready = True
@@ -100,7 +110,9 @@ class ServerReplica:
         try:
             await self._change("/start_weight_update", {})
             await self._transfer(weights)
-            await self._change("/finish_weight_update", {"weight_version": weights.version})
+            await self._change("/finish_weight_update", {}, self._load_s(weights))
+            await self._check_taken()
+            await self._change("/update_weight_version", {"new_version": weights.version})
             # What was computed with other weights would be read for the same prompts, without an error. Requests in flight are
             # read again, too, so that a token is always that of one version of the weights.
             row = await self._change("/reset_prefix_cache?reset_running_requests=true", {})
@@ -108,15 +120,51 @@ class ServerReplica:
                 raise EngineError(f"{self.name} could not empty its prefix cache after an update; does another run use it?")
         except ReplicaLostError:
             raise  # whatever it was in the middle of is looked at when it is back
-        except BaseException:
-            with contextlib.suppress(EngineError):
-                await self._mend()
-            await self._change("/resume", {})
+        except BaseException as error:
+            try:
+                await self._abandon()
+            except EngineError as left:
+                raise EngineError(f"{error}; {left}") from error
             raise
         await self._change("/resume", {})
 
     async def _transfer(self, weights: Weights) -> None:
-        await self._change("/update_weights", {"update_info": {"path": weights.path}})
+        """Let the server take the weights; whether it could, `_check_taken` says."""
+        await self._change("/update_weights", {"update_info": {"path": weights.path}}, self._load_s(weights))
+
+    def _load_s(self, weights: Weights) -> float:
+        return _STEP_S + Path(weights.path).stat().st_size / _SLOWEST
+
+    async def _check_taken(self) -> None:
+        """
+        Raises:
+            EngineError: a worker could not do what it was told, in its own words.
+        """
+        problems = await self._rpc("rlvr_problem")
+        if problems:
+            raise EngineError(
+                f"{self.name} did not take the weights over: {'; '.join(problems)}. It serves {self._model!r}: is that the "
+                f"model that is trained?{self._hint}"
+            )
+
+    async def _abandon(self) -> None:
+        """End an update in its middle, so that vLLM does not die of the next request, and go on under the name of no version:
+        some layers have new weights by now, and an answer would be the policy's of no version.
+
+        Raises:
+            EngineError: it cannot be ended; the server goes on waiting.
+        """
+        if problems := await self._rpc("rlvr_abandon"):
+            raise EngineError(f"{self.name} cannot end an update in its middle: {'; '.join(problems)}; start it again")
+        await self._change("/update_weight_version", {"new_version": f"abandoned-{uuid.uuid4().hex}"})
+        await self._change("/reset_prefix_cache?reset_running_requests=true", {})
+        await self._change("/resume", {})
+
+    async def _rpc(self, method: str) -> list[str]:
+        """What the workers have to complain of, each complaint once."""
+        row = await self._change("/collective_rpc", {"method": method})
+        with boundary(EngineError, f"{self.name} answered something else than its workers' words: {str(row)[:300]}"):
+            return sorted({str(one["problem"]) for one in row["results"]} - {""})
 
     async def version(self) -> str:
         """The server's name for the weights that it has.
@@ -148,36 +196,21 @@ class ServerReplica:
         await self._check_vocabulary()
 
     async def _begin(self) -> None:
-        """A trainer that was killed while it handed weights over left the server waiting, with or without its layers."""
-        if (await self._ask("GET", "/is_paused", timeout_s=_LOAD_S)).get("is_paused"):
-            await self._mend()
-        await self._change("/resume", {})
-
-    async def _mend(self) -> None:
-        """End an update that was left in its middle: layers that got no weights have their old ones again. Until then vLLM dies
-        of the next request.
-
-        Where an update has failed there is none to finish, and one is begun first. Of several workers vLLM reads answers only up
-        to the first refusal, and takes the others for answers to what comes next: it is mended when none of them is left.
+        """A trainer that was killed while it handed weights over left the server waiting, and perhaps without its layers.
 
         Raises:
-            EngineError: it cannot be mended.
+            EngineError: another trainer is handing weights over right now.
         """
-        in_a_row, problem = 0, ""
-        for number in range(_MENDINGS):
-            step = "/start_weight_update" if number % 2 else "/finish_weight_update"
-            try:
-                await self._ask("POST", step, {}, timeout_s=_LOAD_S, is_retryable=False)
-                in_a_row += 1
-            except ReplicaLostError:
-                raise
-            except EngineError as error:
-                in_a_row, problem = 0, str(error)
-            if in_a_row >= _IN_A_ROW and number % 2 == 0:
-                return
-        raise EngineError(
-            f"{self.name} was left in the middle of an update and cannot end it; start it again. It said: {problem}"
-        )
+        if await self._is_paused():
+            until = time.monotonic() + _OTHERS_S
+            while time.monotonic() < until:
+                await asyncio.sleep(_SHARED_POLL_S)
+                if not await self._is_paused():
+                    raise EngineError(f"{self.name} is given weights by another run; give each run servers of its own")
+            await self._abandon()
+
+    async def _is_paused(self) -> bool:
+        return bool((await self._ask("GET", "/is_paused", timeout_s=_ASK_S)).get("is_paused"))
 
     async def _change_is_allowed(self) -> None:
         try:
@@ -209,14 +242,14 @@ class ServerReplica:
             raise
         return True
 
-    async def _change(self, path: str, body: Mapping[str, JSON]) -> Mapping[str, Any]:
+    async def _change(self, path: str, body: Mapping[str, JSON], limit_s: float | None = None) -> Mapping[str, Any]:
         """A step of a weight update; what goes wrong in it is no reason to ask another server."""
         try:
-            return await self._ask("POST", path, body, timeout_s=_LOAD_S, is_retryable=False)
+            return await self._ask("POST", path, body, timeout_s=limit_s or _STEP_S, is_retryable=False)
         except ReplicaLostError:
             raise
         except EngineError as error:
-            raise EngineError(f"{error}. Weights were not taken over; {self._hint}{_HOW}") from error
+            raise EngineError(f"{error}. Weights were not taken over{self._hint}; {_HOW}") from error
 
     async def _ask(
         self,
@@ -240,6 +273,8 @@ class ServerReplica:
         headers = None if is_retryable else {"Connection": "close"}
         try:
             response = await self._client.request(method, path, json=body, timeout=timeout, headers=headers)
+        except httpx.ReadTimeout as error:
+            raise _BusyError(f"{self.name}{path} has not answered for {timeout_s or self._request_s:g} s") from error
         except (httpx.TransportError, RuntimeError) as error:  # RuntimeError: the client was closed meanwhile
             raise ReplicaLostError(f"{self.name} cannot be reached: {type(error).__name__}: {error}") from error
         if response.status_code == 200:

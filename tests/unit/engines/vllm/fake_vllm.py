@@ -44,6 +44,7 @@ class FakeVllm:
         self.dies_in_updates = False
         self.is_paused = False
         self.is_updating = False
+        self.problem = ""
         self.lacks_layers = False  # from the beginning of an update to its end; vLLM dies of a request then
         self.workers = 1
         self.weight_version = "default"
@@ -114,6 +115,8 @@ class FakeVllm:
             "/start_weight_update": self._start_update,
             "/update_weights": self._update,
             "/finish_weight_update": self._finish_update,
+            "/collective_rpc": self._rpc,
+            "/update_weight_version": self._rename,
             "/reset_prefix_cache": lambda _: {"success": self.empties_its_cache},
         }
         if path not in steps:
@@ -130,8 +133,9 @@ class FakeVllm:
         self.is_paused = False
 
     def _join(self, body: dict[str, Any]) -> None:
+        self.problem = "no such backend here" if self.refuses_to_join else ""
         if self.refuses_to_join:
-            raise RuntimeError("no such backend here")
+            return
         if not self.comes_to_join:
             threading.Event().wait(5)
             raise RuntimeError("there was no way to the trainer")
@@ -154,10 +158,11 @@ class FakeVllm:
         if self.is_updating:
             raise RuntimeError("start_weight_update called while a weight update is already active")
         self.is_updating = self.lacks_layers = True
+        self.problem = ""
 
     def _update(self, body: dict[str, Any]) -> None:
         found = self._taken(body["update_info"])
-        if self.takes_updates:
+        if self.takes_updates and not self.problem:
             self._model.load_state_dict(found, strict=False)
         self._native.update_weights()
 
@@ -171,9 +176,9 @@ class FakeVllm:
             thread.start()
         for thread in ranks:
             thread.join()
-        if self.dies_in_updates or self.refuses_updates:
-            self.is_updating = False
-            raise RuntimeError("dies" if self.dies_in_updates else "shapes do not fit")
+        if self.dies_in_updates:
+            raise RuntimeError("dies")
+        self.problem = "shapes do not fit" if self.refuses_updates else ""
         assert all(torch.equal(tensor, found[0][name]) for one in found for name, tensor in one.items())
         return found[0]
 
@@ -186,11 +191,19 @@ class FakeVllm:
                     break
         return tensors
 
-    def _finish_update(self, body: dict[str, Any]) -> None:
+    def _finish_update(self, _: Any) -> None:
         if not self.is_updating:
             raise RuntimeError("finish_weight_update called without a matching start_weight_update")
         self.is_updating = self.lacks_layers = False
-        self.weight_version = body.get("weight_version") or self.weight_version
+
+    def _rpc(self, body: dict[str, Any]) -> dict[str, Any]:
+        if body["method"] == "rlvr_abandon":
+            self.problem = ""
+            self.is_updating = self.lacks_layers = False
+        return {"results": [{"problem": self.problem}] * self.workers}
+
+    def _rename(self, body: dict[str, Any]) -> None:
+        self.weight_version = body["new_version"]
 
     def _generate(self, body: dict[str, Any]) -> tuple[int, Any]:
         settings = body["sampling_params"]

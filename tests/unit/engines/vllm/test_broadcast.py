@@ -128,7 +128,7 @@ def test_a_worker_that_dies_between_two_tensors_is_an_error_at_once(path: str) -
         began = time.monotonic()
         with pytest.raises(RuntimeError):
             send_for(20, host, path)
-        assert time.monotonic() < began + 10
+        assert time.monotonic() < began + 30
     host.close()
 
 
@@ -172,8 +172,11 @@ def test_weights_that_a_server_refuses_half_way_end_with_its_words_and_leave_it_
     with pytest.raises(EngineError, match="shapes do not fit"):
         engine.update_weights()
     assert (server.is_updating, server.lacks_layers, server.is_paused) == (False, False, False)
+    assert server.weight_version.startswith("abandoned-")  # so that no answer of it is taken for the policy's
     server.refuses_updates = False
-    assert engine.update_weights().gap_mean < 1e-5  # over a new group
+    assert tokens(generate(engine, PROMPTS)) == tokens(generate(NativeEngine(model, None), PROMPTS))
+    assert engine.restarts == 1
+    assert engine.update_weights().gap_mean < 1e-5
     assert server.log.count("/init_weight_transfer_engine") == 2
 
 
@@ -183,29 +186,30 @@ def test_weights_that_a_server_refuses_half_way_end_with_its_words_and_leave_it_
         ({"refuses_to_join": True}, "no such backend here"),
         (
             {"comes_to_join": False},
-            r"did not come to 127\.0\.0\.1, port \d+, within 0\.5 s.*else set engine\.args\.weights = 'file'",
+            r"did not come to 127\.0\.0\.1, port \d+, within 0\.5 s.*Else set engine\.args\.weights = 'file'",
         ),
     ],
 )
 def test_a_server_that_does_not_join_is_an_error_with_what_to_do(
     start: Any, connect: Any, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any], message: str
 ) -> None:
-    monkeypatch.setattr(broadcast_server, "JOIN_S", 0.5)
-    monkeypatch.setattr(broadcast_server, "_LATER_S", 0.1)
+    if not change.get("comes_to_join", True):
+        monkeypatch.setattr(broadcast_server, "JOIN_S", 0.5)
+        monkeypatch.setattr(broadcast_server, "_LATER_S", 0.1)
     server: FakeVllm = start()
     for name, value in change.items():
         setattr(server, name, value)
     began = time.monotonic()
     with pytest.raises(EngineError, match=message):
         connect(build(), server, weights="gloo")
-    assert time.monotonic() < began + 10
+    assert time.monotonic() < began + 30
     assert not server.is_paused or not server.comes_to_join
 
 
 def test_a_server_that_stops_answering_in_the_middle_is_lost_and_not_waited_for(
     start: Any, connect: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(broadcast, "_STEP_S", 1.0)
+    monkeypatch.setattr(broadcast, "_STEP_S", 2.0)
     monkeypatch.setattr(broadcast_server, "_LATER_S", 0.2)
     silent, other, model = start(), start(), build()
     engine = connect(model, silent, other, weights="gloo")
@@ -215,7 +219,7 @@ def test_a_server_that_stops_answering_in_the_middle_is_lost_and_not_waited_for(
         model.model.norm.weight.mul_(1.2)
     began = time.monotonic()
     engine.update_weights()
-    assert time.monotonic() < began + 10
+    assert time.monotonic() < began + 30
     assert engine.restarts == 1
     assert tokens(generate(engine, PROMPTS)) == tokens(generate(NativeEngine(model, None), PROMPTS))
     goes_on.set()

@@ -198,12 +198,13 @@ def test_an_answer_is_checked_before_it_is_a_completion() -> None:
 
 def test_a_loop_of_its_own_serves_other_loops_and_ordinary_code_and_passes_cancelling_on() -> None:
     thread = LoopThread("test")
-    ended = threading.Event()
+    begun, ended = threading.Event(), threading.Event()
 
     async def where() -> str:
         return threading.current_thread().name
 
     async def long() -> None:
+        begun.set()
         try:
             await asyncio.sleep(60)
         finally:
@@ -211,7 +212,7 @@ def test_a_loop_of_its_own_serves_other_loops_and_ordinary_code_and_passes_cance
 
     async def cancel() -> None:
         task = asyncio.create_task(thread.hand_over(long()))
-        await asyncio.sleep(0.01)
+        await asyncio.to_thread(begun.wait, 60)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -219,7 +220,7 @@ def test_a_loop_of_its_own_serves_other_loops_and_ordinary_code_and_passes_cance
     assert thread.run(where()) == "test"
     assert asyncio.run(thread.hand_over(where())) == "test"
     asyncio.run(cancel())
-    assert ended.wait(5)
+    assert ended.wait(60)
     thread.stop()
     thread.stop()
     assert thread.is_stopped

@@ -141,6 +141,10 @@ def test_answers_of_other_weights_are_thrown_away() -> None:
     assert with_pool([only], work).restarts == 1
 
 
+async def until_recovered(pool: Pool) -> None:
+    await asyncio.gather(*(member.recovery for member in pool._members if member.recovery is not None))
+
+
 def test_weights_that_come_while_a_replica_starts_are_not_missed() -> None:
     class Slow(Scripted):
         async def load(self, weights: Weights) -> None:
@@ -153,7 +157,7 @@ def test_weights_that_come_while_a_replica_starts_are_not_missed() -> None:
         await asyncio.gather(pool.draw(REQUEST), pool.draw(REQUEST))
         assert pool.restarts == 1
         await pool.load(SECOND)
-        await asyncio.sleep(0.05)
+        await until_recovered(pool)
         assert set(await pool.draw_on_each([REQUEST])) == {"slow", "other"}
 
     with_pool([slow, other], work)
@@ -174,7 +178,7 @@ def test_weights_that_are_gone_because_newer_ones_came_are_no_reason_to_give_a_r
         await asyncio.gather(pool.draw(REQUEST), pool.draw(REQUEST))
         await asyncio.sleep(0.01)
         await pool.load(SECOND)
-        await asyncio.sleep(0.05)
+        await until_recovered(pool)
         assert set(await pool.draw_on_each([REQUEST])) == {"late", "other"}
 
     with_pool([late, other], work)

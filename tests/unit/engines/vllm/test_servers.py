@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from rlvr.engines.native import NativeEngine
+from rlvr.engines.vllm import servers
 from rlvr.engines.vllm.engine import VllmEngine
 from rlvr.engines.vllm.servers import addresses
 from rlvr.errors import ConfigError, ContextFullError, EngineError
@@ -62,12 +64,12 @@ def tokens(answers: list[Completion]) -> list[tuple[int, ...]]:
 
 
 def test_servers_answer_with_the_policys_weights_and_follow_every_update(start: Any, connect: Any) -> None:
-    servers, model = [start(), start()], build()
-    engine = connect(model, *servers)
+    both, model = [start(), start()], build()
+    engine = connect(model, *both)
     native = NativeEngine(model, None)
     assert engine.start_gap.mean < 1e-5
     assert tokens(generate(engine, PROMPTS)) == tokens(generate(native, PROMPTS))
-    assert min(one.answers for one in servers) > 4
+    assert min(one.answers for one in both) > 4
     with torch.no_grad():
         model.model.embed_tokens.weight.add_(0.2 * torch.randn_like(model.model.embed_tokens.weight))
     update = engine.update_weights()
@@ -77,10 +79,10 @@ def test_servers_answer_with_the_policys_weights_and_follow_every_update(start: 
     assert tokens(after) == tokens(generate(native, PROMPTS))
     assert {answer.policy_version for answer in after} == {1}
     assert {answer.finish_reason for answer in after} == {FinishReason.LENGTH}
-    steps = [path for path in servers[0].queries if "generate" not in path]
+    steps = [path for path in both[0].queries if "generate" not in path]
     update_steps = ["/pause?mode=keep&clear_cache=false", "/start_weight_update", "/update_weights", "/finish_weight_update"]
-    update_steps += ["/reset_prefix_cache?reset_running_requests=true", "/resume"]
-    assert steps == ["/resume", *update_steps, *update_steps]
+    update_steps += ["/collective_rpc", "/update_weight_version", "/reset_prefix_cache?reset_running_requests=true", "/resume"]
+    assert steps == [*update_steps, *update_steps]
 
 
 def test_a_request_is_tokens_and_says_all_that_decides_its_answer(start: Any, connect: Any) -> None:
@@ -145,13 +147,53 @@ def test_a_server_of_another_kind_is_refused_with_what_to_do(
 
 @pytest.mark.parametrize("has_begun", [False, True])
 def test_a_server_that_another_trainer_left_in_the_middle_of_an_update_is_mended_first(
-    start: Any, connect: Any, has_begun: bool
+    start: Any, connect: Any, has_begun: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(servers, "_OTHERS_S", 0.3)
     server, model = start(), build()
     server.is_paused = server.lacks_layers = True
     server.is_updating = has_begun
     engine = connect(model, server)
     assert tokens(generate(engine, PROMPTS)) == tokens(generate(NativeEngine(model, None), PROMPTS))
+
+
+def test_a_server_that_another_run_is_giving_weights_is_left_to_it(start: Any, connect: Any) -> None:
+    server = start()
+    server.is_paused = server.lacks_layers = server.is_updating = True
+    threading.Timer(0.5, setattr, (server, "is_paused", False)).start()
+    with pytest.raises(EngineError, match="is given weights by another run; give each run servers of its own"):
+        connect(build(), server)
+    assert server.is_updating
+    assert not server.log
+
+
+def test_a_server_that_is_busy_at_first_is_waited_for(start: Any, connect: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "_ASK_S", 0.5)
+    server = start()
+    answers = server.get
+    server.get = lambda path: time.sleep(1.5) or answers(path) if not server.log else answers(path)
+    threading.Timer(2.0, setattr, (server, "get", answers)).start()
+    assert connect(build(), server).start_gap.mean < 1e-5
+
+
+@pytest.mark.parametrize("path", ["/pause", "/start_weight_update", "/finish_weight_update", "/reset_prefix_cache", "/resume"])
+def test_a_server_that_stops_answering_at_any_step_of_an_update_is_lost_and_the_other_goes_on(
+    start: Any, connect: Any, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    monkeypatch.setattr(servers, "_STEP_S", 1.0)
+    silent, other, model = start(), start(), build()
+    engine = connect(model, silent, other, start_s=0.5)
+    goes_on = threading.Event()
+    post = silent.post
+    silent.post = lambda asked, body: goes_on.wait(30) and None if asked == path else post(asked, body)
+    with torch.no_grad():
+        model.model.norm.weight.mul_(1.2)
+    began = time.monotonic()
+    engine.update_weights()
+    assert time.monotonic() - began < 20
+    assert engine.restarts == 1
+    assert other.weight_version == engine._present.version
+    goes_on.set()
 
 
 def test_a_server_that_is_not_there_is_reported_within_seconds(start: Any) -> None:
@@ -165,13 +207,13 @@ def test_a_server_that_is_not_there_is_reported_within_seconds(start: Any) -> No
 
 
 def test_requests_of_a_server_that_dies_are_asked_again_at_another(start: Any, connect: Any) -> None:
-    servers, model = [start(), start()], build()
-    engine = connect(model, *servers, start_s=0.2)
-    servers[0].dies_after = servers[0].answers + 2
-    before = servers[1].answers
+    first, second, model = start(), start(), build()
+    engine = connect(model, first, second, start_s=0.2)
+    first.dies_after = first.answers + 2
+    before = second.answers
     answers = generate(engine, PROMPTS)
     assert tokens(answers) == tokens(generate(NativeEngine(model, None), PROMPTS))
-    assert servers[1].answers == before + len(PROMPTS) - 2
+    assert second.answers == before + len(PROMPTS) - 2
     assert engine.restarts == 1
 
 
