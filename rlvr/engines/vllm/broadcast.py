@@ -204,7 +204,8 @@ def _broadcast(group: Any, tensor: Tensor) -> None:
 @contextmanager
 def _on(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
-        with torch.cuda.device(device), torch.cuda.stream(torch.cuda.Stream(device)):  # what the trainer computes goes on
+        stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        with torch.cuda.device(device), torch.cuda.stream(stream):  # what the trainer computes goes on
             yield
     else:
         yield

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import traceback
 from dataclasses import asdict
 from urllib.parse import urlsplit
 
@@ -53,6 +54,13 @@ class BroadcastServer(ServerReplica):
         await self._leave()
         await super().start()
 
+    async def load(self, weights: Weights) -> None:
+        try:
+            await super().load(weights)
+        except BaseException:
+            await self._leave()  # its workers have left, too, or are to be met anew
+            raise
+
     async def close(self) -> None:
         await self._leave()
         await super().close()
@@ -62,11 +70,7 @@ class BroadcastServer(ServerReplica):
             self._host = await self._met()
         layout = await asyncio.to_thread(layout_of, weights.path)
         async with self._in_turn:
-            try:
-                await self._send(self._host, weights, layout)
-            except BaseException:
-                await self._leave()
-                raise
+            await self._send(self._host, weights, layout)
 
     async def _send(self, host: Host, weights: Weights, layout: Layout) -> None:
         """Of two failures the server's says more; a server that says nothing has not noticed that it lost the trainer.
@@ -79,10 +83,13 @@ class BroadcastServer(ServerReplica):
         taking = asyncio.create_task(self._change("/update_weights", {"update_info": asdict(layout)}, self._load_s(weights)))
         try:
             await asyncio.wait({sending, taking}, return_when=asyncio.FIRST_EXCEPTION)
-            if sending.done() and sending.exception() is not None:
+            failure = sending.exception() if sending.done() else None
+            if failure is not None:
+                traceback.clear_frames(failure.__traceback__)  # they hold the group, whose connections would stay open
+                await self._leave()  # so that the server need not wait for the rest
                 await asyncio.wait({taking}, timeout=_LATER_S)
                 if not taking.done():
-                    raise ReplicaLostError(f"{self.name} did not take over weights: {sending.exception()}")
+                    raise ReplicaLostError(f"{self.name} did not take over weights: {failure}")
                 await taking
                 await self._check_taken()
             await taking

@@ -240,9 +240,17 @@ def _join(expected: int, backend: str, join_s: float) -> None:
             "`torchrun --nproc_per_node N -m rlvr train ...`, or unset WORLD_SIZE"
         )
     doing = f"of {expected} processes not all came within {join_s:g} s (load.parallel.join_s)"
-    with boundary(ConfigError, doing):
-        store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=join_s)))  # type: ignore[attr-defined]
-        store.set(f"rlvr-{rank}", "here")
+    try:
+        with boundary(ConfigError, doing):
+            store, rank, size = next(dist.rendezvous("env://", timeout=timedelta(seconds=join_s)))  # type: ignore[attr-defined]
+            store.set(f"rlvr-{rank}", "here")
+    except ConfigError as error:
+        if "EADDRINUSE" not in str(error):
+            raise
+        raise ConfigError(
+            f"MASTER_PORT={os.environ['MASTER_PORT']} is in use on this machine, by another run perhaps; choose another one: "
+            "`torchrun --master-port N ...`, `accelerate launch --main_process_port N ...`, or MASTER_PORT=N"
+        ) from error
     keys = [f"rlvr-{other}" for other in range(size)]
     try:
         with boundary(_CollectiveError, doing):

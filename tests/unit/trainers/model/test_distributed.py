@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import socket
 import subprocess
 import sys
 import textwrap
@@ -108,3 +110,14 @@ def test_shares_hold_every_item_once() -> None:
     shares = [World(rank, 3).share(items) for rank in range(3)]
     assert sorted(item for share in shares for item in share) == items
     assert World().gather(World().share(items), 7) == items
+
+
+@pytest.mark.processes
+def test_a_port_that_is_in_use_is_said_at_once_with_what_to_do(recipe: MakeRecipe, train_on: TrainOn) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        started = train_on(2, recipe(), MASTER_PORT=str(other.getsockname()[1]))
+        started.processes[0].join(60)
+        codes = started.codes(timeout_s=0)  # the other one waits for a first rank that is not there
+    assert codes[0] not in (0, None)
+    said = " ".join(started.said(0).split())
+    assert re.search(r"MASTER_PORT=\d+ is in use on this machine.*`torchrun --master-port N", said)
