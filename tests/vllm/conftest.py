@@ -93,13 +93,13 @@ def assert_weights_may_come_at_any_time(engine: VllmEngine, model: Any) -> None:
     mixed, rounds = 0, 0
     while mixed < 4:
         rounds += 1
-        assert rounds <= 12, f"only {mixed} answers were under way when weights came"
+        assert rounds <= 20, f"only {mixed} answers were under way when weights came"
         mixed += _push_twice(engine, model, rounds)
 
 
 def _push_twice(engine: VllmEngine, model: Any, seed: int) -> int:
-    """Two versions arrive among 24 answers, the second with the weights of the first: how many answers have tokens of several."""
-    requests = [(prompt, Sampling(480, temperature=0.0)) for prompt in prompts(model, 24, 3, 30)]
+    """Two versions arrive among 8 answers, the second with the weights of the first: how many answers have tokens of several."""
+    requests = [(prompt, Sampling(480, temperature=0.0)) for prompt in prompts(model, 8, 3, 30)]
     short = Sampling(12, temperature=0.0)
     old, version = copy.deepcopy(model), engine.policy_version
 
@@ -123,9 +123,22 @@ def _push_twice(engine: VllmEngine, model: Any, seed: int) -> int:
             rows = [one(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1) for one in (old, model)]
         is_new = torch.tensor(answer.versions) > version
         expected = torch.where(is_new[:, None], rows[1], rows[0])
-        assert expected.argmax(-1).tolist() == list(answer.token_ids)
-        assert torch.tensor(answer.logprobs).allclose(expected.max(-1).values, atol=1e-4)
+        sampled = expected.gather(-1, torch.tensor(answer.token_ids)[:, None])[:, 0]
+        assert sampled.allclose(expected.max(-1).values, atol=1e-4)  # of two that are equal but for rounding it may be either
+        assert torch.tensor(answer.logprobs).allclose(sampled, atol=1e-4)
     return sum(answer.versions[0] == version < answer.versions[-1] for answer in answers)
+
+
+@contextlib.contextmanager
+def on_one_core() -> Iterator[None]:
+    """For what is started meanwhile. vLLM's processes wait in loops that give way to others of their core alone; on several
+    cores the thread that reads requests may get nowhere for seconds, until there is nothing else to do."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +167,8 @@ def started() -> Iterator[Pair]:
     """Started once: that takes longer than all the tests of it."""
     torch.set_num_threads(1)
     model, tokenizer = build_model(), tiny_tokenizer(ALPHABET, ("<think>", "</think>"))
-    engine = VllmEngine(model, tokenizer, max_rows=32)
+    with on_one_core():
+        engine = VllmEngine(model, tokenizer, max_rows=32)
     yield Pair(model, tokenizer, engine, NativeEngine(model, tokenizer, max_rows=32))
     asyncio.run(engine.close())
     gc.collect()
@@ -210,7 +224,7 @@ def serving(folder: Path, *arguments: str) -> Iterator[Served]:
         "TORCH_COMPILE_DISABLE": "1",
     }
     log = Path(folder / "log.txt")
-    with log.open("wb") as output:
+    with log.open("wb") as output, on_one_core():
         process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, start_new_session=True)
     url = f"http://127.0.0.1:{port}"
     try:
