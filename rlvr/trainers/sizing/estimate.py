@@ -11,7 +11,7 @@ from rlvr.trainers.model.parallel import Way, parallel_of
 from rlvr.trainers.sizing.devices import Device, Machine
 from rlvr.trainers.sizing.memory import Memory, Workload, estimate_memory
 from rlvr.trainers.sizing.shape import ModelShape
-from rlvr.trainers.sizing.speed import DECODE_SHARE, UPDATE_SHARE, StepTime, StepWork, estimate_time
+from rlvr.trainers.sizing.speed import DECODE_SHARE, StepTime, StepWork, estimate_time, update_share
 
 # Of a device's memory, what is left for our tensors. On a GPU CUDA's context, workspaces and gaps between blocks take the rest.
 # The C library's allocator leaves larger gaps: processes held up to 1.4 times what was in use (`benchmarks/memory_estimate.py`).
@@ -78,7 +78,7 @@ class Estimate:
             time, how = self.time, "measured here just now" if device.is_measured else "of its data sheet"
             generation = f"generation {time.generation:.3g}" if self.work.is_native else "generation (elsewhere) not counted"
             yield f"  a step takes about {time.total:.3g} s: {generation}, scoring {time.scoring:.3g}, update {time.update:.3g}"
-            yield f"  (assumed: {UPDATE_SHARE:.0%} of the arithmetic and {DECODE_SHARE:.0%} of the bandwidth {how})"
+            yield f"  (assumed: {update_share(device):.0%} of the arithmetic and {DECODE_SHARE:.0%} of the bandwidth {how})"
         yield from self._verdict()
 
     def _verdict(self) -> Iterator[str]:
@@ -101,7 +101,7 @@ class Estimate:
             "peak_flops": device.flops,
             "bandwidth": device.bandwidth,
             "is_measured": device.is_measured,
-            "assumed_update_share": UPDATE_SHARE,
+            "assumed_update_share": update_share(device),
             "assumed_decode_share": DECODE_SHARE,
         }
 

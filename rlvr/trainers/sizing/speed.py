@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from rlvr.trainers.sizing.devices import Device
 from rlvr.trainers.sizing.shape import ModelShape
 
-# Shares of the peaks that are assumed, not measured: 40 % of the arithmetic in an update is common for dense models of this
-# size (PaLM, arXiv:2204.02311, table 3, has 46 %), and 40 % of the bandwidth is this project's own goal for its decoder.
-UPDATE_SHARE = 0.4
+# Shares of the peaks. On a GPU they are assumed: 40 % of the arithmetic in an update is common for dense models of this size
+# (PaLM, arXiv:2204.02311, table 3, has 46 %), and 40 % of the bandwidth is this project's own goal for its decoder. On a CPU,
+# where the peak is that of a product like those of a small model, `benchmarks/time_estimate.py` found more of the arithmetic.
+_GPU_UPDATE_SHARE, _CPU_UPDATE_SHARE = 0.4, 0.6
 DECODE_SHARE = 0.4
+
+
+def update_share(device: Device) -> float:
+    """Of the peak arithmetic, what an update reaches."""
+    return _GPU_UPDATE_SHARE if device.is_gpu else _CPU_UPDATE_SHARE
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +24,7 @@ class StepWork:
     """One step of one process, if every rollout takes all the tokens that it may."""
 
     rollouts: int
-    prompts: int  # that differ: rollouts of one problem share a prefill
+    prompts: int  # that differ
     rows: int  # decoded together; 0: generation is another process's
     prompt: int  # tokens
     completion: int  # tokens
@@ -53,10 +59,11 @@ def estimate_time(shape: ModelShape, work: StepWork, device: Device) -> StepTime
     if not (device.flops and device.bandwidth):
         return None
     length = work.prompt + work.completion
-    forward = forward_flops(shape, work.rollouts * length, length)
+    # Rollouts of one problem share its prompt here, too.
+    forward = forward_flops(shape, work.prompts * work.prompt + work.rollouts * work.completion, length)
     # A backward pass is two forward passes, but one where the weights are frozen; a checkpointed layer runs once more.
     backward = (1 if work.is_adapter else 2) + (1 if work.is_checkpointed else 0)
-    rate = device.flops * UPDATE_SHARE
+    rate = device.flops * update_share(device)
     return StepTime(
         generation=_generation(shape, work, device),
         scoring=work.scoring_passes * forward / rate,

@@ -17,7 +17,7 @@ from rlvr.errors import ConfigError
 from rlvr.trainers.sizing.devices import KNOWN, Device, Machine, cpu_at_hand, machine_at_hand, machine_named
 from rlvr.trainers.sizing.estimate import Estimate, Subject, estimate_run, usable
 from rlvr.trainers.sizing.shape import ModelShape
-from rlvr.trainers.sizing.speed import DECODE_SHARE, UPDATE_SHARE, decode_seconds, forward_flops
+from rlvr.trainers.sizing.speed import DECODE_SHARE, decode_seconds, forward_flops, update_share
 
 MakeRecipe = Callable[..., dict[str, Any]]
 SHAPE = ModelShape(3584, 18944, 28, 28, 4, 128, 152_064, has_query_key_norm=False, is_tied=False, has_bias=True)
@@ -87,9 +87,11 @@ def test_more_devices_share_the_rollouts_and_with_fsdp_the_weights(recipe: MakeR
 def test_the_time_of_an_update_is_its_arithmetic_at_the_assumed_share(recipe: MakeRecipe) -> None:
     time = estimate(recipe, "h200").time
     assert time is not None
-    assert time.update == pytest.approx(3 * forward_flops(SHAPE, 256 * 2048, 2048) / (989e12 * UPDATE_SHARE))
+    tokens, rate = 256 * 1792 + 16 * 256, 989e12 * update_share(KNOWN["h200"])  # a prompt once for its 16 rollouts
+    assert time.update == pytest.approx(3 * forward_flops(SHAPE, tokens, 2048) / rate)
     # six operations for each weight that a token meets, and some for attention
-    assert time.update > 6 * (SHAPE.parameters - SHAPE.embedding) * 256 * 2048 / (989e12 * UPDATE_SHARE)
+    assert time.update > 6 * (SHAPE.parameters - SHAPE.embedding) * tokens / rate
+    assert 0 < update_share(KNOWN["h200"]) < update_share(cpu_at_hand()) < 1
 
 
 def test_decoding_few_rows_takes_the_time_of_reading_weights_and_cache() -> None:
