@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import gc
 import json
 import os
-import signal
-import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -34,6 +30,7 @@ from rlvr.trainers.model.parallel import parallel_of
 from rlvr.trainers.model.tiny import tiny_model
 from rlvr.trainers.plan import ahead_of, algorithm_of, arithmetic, check_recipe, training_problems
 from rlvr.trainers.run.checkpoint import check_space, checkpoints, tidy
+from rlvr.trainers.run.interrupts import run_interruptibly
 from rlvr.trainers.run.lock import locked
 from rlvr.trainers.run.metrics import check_writers
 from rlvr.trainers.run.rundir import RunFolder, default_path, write_text
@@ -179,7 +176,7 @@ def _start(recipe: Recipe, folder: RunFolder, observer: Observer, *, is_new: boo
         world.wait("waiting for all ranks to be ready")
         try:
             with _settled():
-                _run_interruptibly(run, world)
+                run_interruptibly(run, world)
         except KeyboardInterrupt:
             observer.note(f"interrupted after step {session.step}; continue with: rlvr train --resume {folder.path}")
             raise
@@ -265,35 +262,6 @@ def _with_threads(recipe: Recipe) -> Recipe:
     return recipe.model_copy(update={"threads": torch.get_num_threads()})
 
 
-def _run_interruptibly(main: Callable[[], Coroutine[Any, Any, None]], world: World) -> None:
-    """Run to the end; Ctrl-C, SIGTERM and the loss of a rank cancel at the next await, so that the coroutine can save first.
-
-    Raises:
-        KeyboardInterrupt: it was interrupted.
-    """
-    if _has_running_loop():  # a notebook
-        with ThreadPoolExecutor(1) as executor:
-            executor.submit(lambda: asyncio.run(main())).result()
-        return
-
-    async def cancellable() -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        loop = asyncio.get_running_loop()
-        if threading.current_thread() is threading.main_thread():
-            # A launcher passes Ctrl-C on to processes that have heard it already; a second one must not break up their saving.
-            for heard in (signal.SIGTERM,) if world.size == 1 else (signal.SIGTERM, signal.SIGINT):
-                loop.add_signal_handler(heard, task.cancel)
-        if world.watch is not None:
-            world.watch.on_lost = functools.partial(loop.call_soon_threadsafe, task.cancel)
-        await main()
-
-    try:
-        asyncio.run(cancellable())
-    except asyncio.CancelledError as error:
-        raise KeyboardInterrupt from error
-
-
 @contextmanager
 def _settled() -> Iterator[None]:
     """What is there before the first step stays until the end: the garbage collector, which would need a quarter of a second for
@@ -304,14 +272,6 @@ def _settled() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
-
-
-def _has_running_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _finish(session: Session, checkpoint: Path) -> dict[str, Any]:

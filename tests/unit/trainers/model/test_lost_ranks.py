@@ -65,6 +65,22 @@ def test_the_death_of_a_rank_ends_the_others_with_its_name_and_the_run_goes_on_f
     assert steps(run) == list(range(1, int(newest[5:]) + 3))
 
 
+def test_a_launcher_that_ends_the_other_rank_does_not_cut_off_what_it_says(
+    tmp_path: Path, recipe: MakeRecipe, train_on: TrainOn
+) -> None:
+    run = tmp_path / "run"
+    started = train_on(2, recipe(steps=400, out=str(run)))
+    wait_for(lambda: len(steps(run)) >= 2)
+    first, second = started.processes
+    os.kill(second.pid, signal.SIGKILL)
+    while first.is_alive() and "error: " not in started.said(0):
+        os.kill(first.pid, signal.SIGTERM)
+        time.sleep(0.001)
+    assert started.codes() == [3, -signal.SIGKILL]
+    assert f"(process {second.pid} on" in started.said(0)
+    assert "is gone without a word" in started.said(0)
+
+
 def test_torchrun_ends_and_says_which_rank_died(tmp_path: Path, recipe: MakeRecipe) -> None:
     run = tmp_path / "run"
     file = tmp_path / "recipe.toml"
@@ -78,9 +94,9 @@ def test_torchrun_ends_and_says_which_rank_died(tmp_path: Path, recipe: MakeReci
         os.kill(victim, signal.SIGKILL)
         _, said = launcher.communicate(timeout=120)
     assert launcher.returncode == 1
-    assert f"(process {victim} on" in said or "rank 0 is gone without a word" in said
-    assert f"rlvr train --resume {run}" in said
-    assert f"exitcode  : -9 (pid: {victim})" in said
+    assert f"(process {victim} on" in said or "rank 0 is gone without a word" in said, said
+    assert f"rlvr train --resume {run}" in said, said
+    assert f"exitcode  : -9 (pid: {victim})" in said, said
 
 
 def test_accelerate_launch_starts_all_processes_or_is_found_out(tmp_path: Path, recipe: MakeRecipe) -> None:
