@@ -1,4 +1,4 @@
-"""Signals while a run is under way and after it: they cancel it, and they do not cut off what a rank of several says at its end."""
+"""Signals while a run is under way cancel it; after it they do not cut off what a rank of several says at its end."""
 
 from __future__ import annotations
 
