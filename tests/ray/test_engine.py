@@ -97,7 +97,7 @@ def test_weights_that_come_meanwhile_are_taken_between_two_steps(engine: RayEngi
         return await asked
 
     mixed: list[Completion] = []
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + 240.0
     while not mixed:  # on a quick machine the answers are there before the weights
         assert time.monotonic() < deadline
         version = engine.policy_version
@@ -124,7 +124,7 @@ def test_an_actor_that_is_killed_is_replaced_and_what_it_was_asked_is_asked_agai
 
     same(asyncio.run(with_a_death()), expected)
     assert engine.restarts == restarts + 1
-    deadline = time.monotonic() + 60.0
+    deadline = time.monotonic() + 240.0
     while victim in pids(engine):  # it is replaced in the background: the other one answers meanwhile
         assert time.monotonic() < deadline
         same(asyncio.run(answers(engine, 24, 60)), expected)

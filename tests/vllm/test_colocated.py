@@ -188,7 +188,7 @@ def test_a_cancelled_request_leaves_vllm_at_once(pair: Pair) -> None:
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 120
         while asynchronous_llm(pair).get_num_unfinished_requests():
             assert time.monotonic() < deadline
             await asyncio.sleep(0.01)

@@ -161,7 +161,7 @@ def test_two_ranks_in_parts_with_a_vllm_each_train_like_one_process_with_a_serve
         os.kill(rank, signal.SIGKILL)
     launched.said(60)
     assert_same_run(run, tmp_path / "one", 2)
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     while any(map(is_running, theirs)):
         assert time.monotonic() < deadline, [Path(f"/proc/{pid}/cmdline").read_text() for pid in theirs if is_running(pid)]
         time.sleep(0.05)

@@ -111,11 +111,11 @@ LONG = {
 
 @pytest.mark.parametrize("text", LONG.values(), ids=LONG)
 def test_extraction_takes_linear_time(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     extract_code(text, "last_block", "python", entry_point="f")
     defines(text, "f")
     fenced_blocks(text)
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0
 
 
 @pytest.mark.parametrize(

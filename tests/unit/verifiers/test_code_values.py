@@ -128,11 +128,11 @@ def test_values_that_are_deep_or_large_are_told_without_recursion() -> None:
 
 
 def test_a_comparison_is_bounded_by_what_is_expected() -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     assert not python_equal(list(range(2_000_000)), [1])
     assert not python_equal({i: i for i in range(100_000)}, {1: 1})
     assert not python_equal("a" * 10_000_000, "b")
-    assert time.perf_counter() - start < 5.0
+    assert time.process_time() - start < 5.0
 
 
 def test_keys_made_to_collide_are_found_and_equal_ones_are_not() -> None:

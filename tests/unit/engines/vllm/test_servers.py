@@ -203,7 +203,7 @@ def test_a_server_that_is_not_there_is_reported_within_seconds(start: Any) -> No
     began = time.monotonic()
     with pytest.raises(EngineError, match=rf"vLLM at {address} cannot be reached: ConnectError: .*is it running\? start it as"):
         VllmEngine(build(), None, url=address)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # a server that is to start is waited for much longer
 
 
 def test_requests_of_a_server_that_dies_are_asked_again_at_another(start: Any, connect: Any) -> None:
