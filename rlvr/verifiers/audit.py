@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
+import shutil
+import string
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -123,8 +127,8 @@ def audit(
     given = [*(sample.settings for sample in samples), *(case.settings for case in cases)]
     bench.prepare(list({settings_key(one): one for one in given}.values()))
     subjects = _subjects(bench, samples)
-    with tempfile.TemporaryDirectory(prefix="rlvr-audit-") as folder:
-        mark = Path(folder, "executed")
+    with _folder() as folder:
+        mark = folder / "executed"
         probes = probes_of(subjects, cases, str(mark))
         bench.expect(len(probes) * 2)
         once = bench.grade(probe_jobs(probes))
@@ -303,6 +307,18 @@ def _carriers(bench: _Bench, subjects: Sequence[Subject]) -> dict[tuple[str, str
     }
     found = {key: next((carrier for carrier in CARRIERS if (key, carrier) not in failed), None) for key in groups}
     return {key: carrier for key, carrier in found.items() if carrier is not None}
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """An empty folder whose name, which stands in probes, has no digit that could be a gold answer."""
+    name = "".join(secrets.choice(string.ascii_lowercase) for _ in range(16))
+    folder = Path(tempfile.gettempdir(), f"rlvr-audit-{name}")
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _probe_rows(probes: Sequence[Probe], verdicts: Sequence[Verdict], limits: Limits, *, was_executed: bool) -> Iterator[Row]:

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rlvr.verifiers.algebra.units import scale_of
+
 MAX_NUMBER_CHARS = 1_000
 MAX_EXPONENT = 1_000
 
@@ -40,8 +42,11 @@ _UNIT_NAMES = {
 }  # fmt: skip
 _PHYSICAL = frozenset({*_UNIT_NAMES.values(), "ml", "mg", "lb", "oz", "kmh", "mph"})
 _NOT_UNITS = frozenset(
-    {"pi", "sqrt", "sin", "cos", "tan", "log", "ln", "mod", "and", "or", "plus", "minus", "times", "over", "infinity"}
-)
+    {
+        "pi", "sqrt", "sin", "cos", "tan", "log", "ln", "mod", "and", "or", "plus", "minus", "times", "over", "infinity",
+        "squared", "cubed", "factorial",
+    }
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class Number:
     digits: int = 0  # significant digits that were written
     is_percent: bool = False
     unit: str = ""
+    scale: int = 1  # what a word of the unit multiplies it by: a million in "5 million dollars", whose value is 5
 
 
 def parse_number(text: str) -> Number | None:
@@ -69,14 +75,14 @@ def parse_number(text: str) -> Number | None:
     """
     if len(text) > MAX_NUMBER_CHARS:
         return None
-    plain = _plain(text)
-    match = _VALUE.match(plain)
+    written = plain(text)
+    match = _VALUE.match(written)
     if match is None:
         return None
-    rest = plain[match.end() :].strip()
+    rest = written[match.end() :].strip()
     is_percent = rest.startswith("%")
     rest = rest.removeprefix("%").strip().rstrip(".").strip()
-    is_spaced = plain[match.end() :][:1] in ("", " ", "%", ".")
+    is_spaced = written[match.end() :][:1] in ("", " ", "%", ".")
     unit = _unit(rest)
     if rest and not (_UNIT.fullmatch(rest) and _is_unit(unit, is_spaced=is_spaced)):
         return None
@@ -87,19 +93,22 @@ def parse_number(text: str) -> Number | None:
     fraction_digits = mantissa.partition(".")[2] if match["e"] is None and match["power"] is None else ""
     decimals = len(fraction_digits) or None
     digits = len(re.sub(r"\D", "", mantissa).lstrip("0"))
-    if not unit and any(sign in plain for sign in _CURRENCY):
-        unit = next(sign for sign in plain if sign in _CURRENCY)
-    return Number(value, decimals, digits, is_percent or unit == "%", "" if unit == "%" else unit)
+    if not unit and any(sign in written for sign in _CURRENCY):
+        unit = next(sign for sign in written if sign in _CURRENCY)
+    return Number(value, decimals, digits, is_percent or unit == "%", "" if unit == "%" else unit, scale_of(unit))
 
 
 def same_number(gold: Number, other: Number) -> bool:
     """Equal values; a percentage may stand for itself or for its hundredth; different physical units never agree.
 
-    A decimal with at least six significant digits also agrees with the value that it rounds (0.333333 and 1/3).
+    "5 million" is 5,000,000, and 5 where the problem asks for millions. A decimal with at least six significant digits also
+    agrees with the value that it rounds (0.333333 and 1/3).
     """
     if gold.unit != other.unit and gold.unit in _PHYSICAL and other.unit in _PHYSICAL:
         return False
     if gold.value == other.value or _rounds(other, gold) or _rounds(gold, other):
+        return True
+    if gold.value * gold.scale == other.value * other.scale:
         return True
     if gold.is_percent == other.is_percent:
         return False
@@ -120,14 +129,15 @@ def _rounds(written: Number, exact: Number) -> bool:
 
 def _is_unit(unit: str, *, is_spaced: bool) -> bool:
     # "5 m" and "5km" carry units, "5 clips" counts things; "5m", "3i" and "2 pi" may be products.
-    if unit in _NOT_UNITS:
+    if unit.partition(" ")[0] in _NOT_UNITS:
         return False
     if len(unit) == 1 and unit.isalpha():
         return is_spaced and unit in _PHYSICAL
     return unit in _PHYSICAL or (is_spaced and len(unit) > 2) or not unit[0].isalpha()
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """The text with one way of writing for digits, signs, fractions and LaTeX around numbers."""
     text = text.translate(_TRANSLATE).strip()
     text = _TEXT_COMMAND.sub(r" \1", text)
     text = text.replace("{,}", ",").replace("\\$", "$").replace("\\%", "%").replace("^\\circ", "°").replace("^{\\circ}", "°")

@@ -22,7 +22,7 @@ from rlvr.verifiers.algebra.kinds import (
     Words,
 )
 from rlvr.verifiers.algebra.points import constant_value, same_expression, same_zeros, zeros_differ
-from rlvr.verifiers.algebra.units import are_compatible
+from rlvr.verifiers.algebra.units import are_compatible, scale_of
 from rlvr.verifiers.algebra.values import Value, to_real
 
 MIN_ROUNDED_DIGITS = 5  # a decimal with so many significant digits stands for the number that it rounds
@@ -47,16 +47,23 @@ def same_scalar(gold: Scalar, answer: Scalar) -> bool | None:
         return False
     left = gold.node
     if factor != 1:
-        left = Node("multiply", (number(factor), left))
+        left = _times(factor, left)
     same = same_expression(left, answer.node)
     if same is False and {gold.unit, answer.unit} in ({"°", ""}, {"°", "rad"}):
         same = _same_angle(gold, answer)
+    scale, other_scale = scale_of(gold.unit), scale_of(answer.unit)
+    if same is False and scale != other_scale:  # "5 million" and 5,000,000
+        same = same_expression(_times(scale, gold.node), _times(other_scale, answer.node))
     if same or same is None:
         return same
     if gold.is_percent != answer.is_percent:
         percent, plain = (gold, answer) if gold.is_percent else (answer, gold)
-        return same_expression(percent.node, Node("multiply", (number(100), plain.node)))
+        return same_expression(percent.node, _times(100, plain.node))
     return _rounds(gold, answer) or _rounds(answer, gold)
+
+
+def _times(factor: Fraction | int, node: Node) -> Node:
+    return Node("multiply", (number(factor), node))
 
 
 def _same_angle(gold: Scalar, answer: Scalar) -> bool | None:

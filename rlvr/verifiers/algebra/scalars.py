@@ -11,6 +11,8 @@ _QUALIFIERS = frozenset(
     {"or", "more", "less", "fewer", "than", "not", "least", "most", "above", "below", "maybe", "if", "when", "but"}
 )
 
+_OPERATIONS = frozenset({"squared", "cubed", "factorial"})
+
 
 def read_scalar(tokens: list[Token]) -> Scalar:
     node, rest = read_expression(tokens)
@@ -60,6 +62,8 @@ def _unit(rest: list[Token], node: Node) -> str:
         raise UnreadableError(f"{rest[0].text!r} after a value")
     if any(word.lower() in _QUALIFIERS for token in rest if token.kind is Kind.TEXT for word in token.text.split()):
         raise UnreadableError("a bound or a denial, not a value")
+    if len(rest) == 1 and rest[0].text.lower() in _OPERATIONS:
+        raise UnreadableError(f"{rest[0].text!r} is done to a value")
     return unit_name("".join(f" {token.text}" if token.kind is Kind.TEXT else token.text for token in rest))
 
 

@@ -28,6 +28,7 @@ _SIZES: dict[str, tuple[str, Fraction]] = {
     "£": ("pound", Fraction(1)), "yuan": ("yuan", Fraction(1)), "°": ("angle", Fraction(1)),
 }  # fmt: skip
 _WORD = re.compile(r"[^\W\d_]+|[$€£¢°%]")
+SCALES = {"dozen": 12, "hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 
 
 def unit_name(text: str) -> str:
@@ -61,6 +62,11 @@ def are_compatible(one: str, other: str) -> Fraction | None:
     if first is None or second is None:
         return Fraction(1)
     return first[1] / second[1] if first[0] == second[0] else None
+
+
+def scale_of(unit: str) -> int:
+    """What the first word of a unit multiplies its number by: a million in "million dollars", 1 in "dollars"."""
+    return SCALES.get(unit.partition(" ")[0].removesuffix("s"), 1)
 
 
 def _size(unit: str) -> tuple[str, Fraction] | None:
