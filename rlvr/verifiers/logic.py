@@ -10,9 +10,10 @@ from typing import Literal
 from rlvr.types import JSON, Problem, Rollout, Verdict
 from rlvr.verifiers.arithmetic import MAX_EXPRESSION_CHARS, ExpressionError, evaluate
 from rlvr.verifiers.base import verifier
-from rlvr.verifiers.exact import gold_number, number_within
+from rlvr.verifiers.exact import gold_number
 from rlvr.verifiers.extract import Extract, find_answer
 from rlvr.verifiers.numeric import Number, parse_number
+from rlvr.verifiers.phrase import number_within
 
 MAX_ANSWER_CHARS = 20_000
 

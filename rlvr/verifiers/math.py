@@ -13,10 +13,11 @@ from rlvr.types import JSON, Problem, Rollout, Verdict
 from rlvr.verifiers.algebra.answers import strip_wrapping
 from rlvr.verifiers.algebra.decide import TYPES, Decision, Type, decide, readings
 from rlvr.verifiers.base import verifier
-from rlvr.verifiers.exact import gold_number, number_within
+from rlvr.verifiers.exact import gold_number
 from rlvr.verifiers.extract import MATH_RULES, Extraction, Mode, boxes, find_answer, joined_boxes, math_spans
 from rlvr.verifiers.guard import hazard, unfinished
 from rlvr.verifiers.numeric import Number, parse_number, same_number
+from rlvr.verifiers.phrase import number_within
 
 MAX_ANSWER_CHARS = 2_000
 MAX_PHRASE_CHARS = 500
